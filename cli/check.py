@@ -1,0 +1,91 @@
+"""`check`: everything that can be found out before the first webhook, in one table."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+from rich.console import Console
+from rich.table import Table
+
+from cli.house import open_house
+from ingress.customers import senders
+from shared.errors import ConfigurationError, Problem, ReceiverError
+from shared.keys import read_sealer
+from shared.settings import Settings
+from worker.customers import Customer, customers
+from worker.token import Token, TokenRefused
+
+_BROKER_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One row: what was looked at, and what is wrong with it. `configuration` problems exit with 2, others with 1."""
+
+    what: str
+    problem: str | None = None
+    configuration: bool = False
+
+
+def check(configuration: Callable[[], Settings], *, offline: bool) -> int:
+    """Print the table; the exit status."""
+    findings = asyncio.run(_findings(configuration, offline=offline))
+    table = Table("what", "result", title="vectorcare-receiver check", title_justify="left")
+    for finding in findings:
+        result = f"[red]{finding.problem}[/red]" if finding.problem else "[green]ok[/green]"
+        table.add_row(finding.what, result)
+    Console().print(table)
+    if any(finding.configuration and finding.problem for finding in findings):
+        return 2
+    return 1 if any(finding.problem for finding in findings) else 0
+
+
+async def _findings(configuration: Callable[[], Settings], *, offline: bool) -> list[Finding]:
+    try:
+        settings = configuration()
+        read_sealer(settings)
+        _ = settings.store_file
+    except ConfigurationError as error:
+        return [Finding(problem.place, problem.message, configuration=True) for problem in error.problems]
+    served, problems = customers(settings)
+    _, receiving = senders(settings)
+    findings = [Finding("configuration")]
+    if not settings.declared:
+        findings.append(Finding("customers", "there are none: add [customers.ID]", configuration=True))
+    for problem in dict.fromkeys([*problems, *receiving]):
+        findings.append(Finding(problem.place, f"{problem.message} (this customer is disabled)", configuration=True))
+    findings += [_warning(problem) for problem in settings.warnings]
+    findings += [Finding(f"customers.{customer_id}: keys, policy") for customer_id in served]
+    if not offline:
+        findings += await _broker_and_store(settings)
+        findings += await asyncio.gather(*(_credentials(customer) for customer in served.values()))
+    return findings
+
+
+def _warning(problem: Problem) -> Finding:
+    return Finding(f"{problem.place} (warning)", problem.message)
+
+
+async def _broker_and_store(settings: Settings) -> list[Finding]:
+    try:
+        async with open_house(settings, with_store=True) as house:
+            deadline = asyncio.get_running_loop().time() + _BROKER_SECONDS
+            while house.broker.problem and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.05)
+            return [Finding("store"), Finding("broker", house.broker.problem)]
+    except ReceiverError as error:
+        return [Finding("broker and store", str(error))]
+
+
+async def _credentials(customer: Customer) -> Finding:
+    what = f"customers.{customer.customer_id}: credentials"
+    async with aiohttp.ClientSession() as session:
+        token = Token(
+            customer.customer_id, customer.token_url, customer.client_id, customer.client_secret, session
+        )
+        try:
+            await token.get()
+        except TokenRefused as refused:
+            return Finding(what, str(refused))
+    return Finding(what)

@@ -1,0 +1,122 @@
+"""The command line. Exit status 0: fine; 2: a wrong call or configuration, all problems listed; 1: the rest."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from cli import check as check_command
+from cli import demo as demo_command
+from cli import events, policy
+from cli.sandbox import app as sandbox
+from cli.serve import serve_until_stopped
+from shared import logs
+from shared.errors import ConfigurationError, ReceiverError
+from shared.settings import Settings, load
+from worker.app import ROLES
+
+_DEFAULT_FILE: Final = "receiver.toml"
+
+app = typer.Typer(
+    help="Receives VectorCare's webhooks, decides each broadcast by policy, and tells dispatch systems about it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(sandbox, name="sandbox")
+app.add_typer(policy.app, name="policy")
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        envvar="RECEIVER_CONFIG",
+        help=f"The configuration file; without it {_DEFAULT_FILE} if there is one. Any setting can also be a "
+        "variable: RECEIVER_BROKER__URL, RECEIVER_CUSTOMERS__acme__CLIENT_SECRET.",
+    ),
+]
+Roles = Annotated[list[str] | None, typer.Argument(help=f"Any of {', '.join(ROLES)}; all of them when none is named.")]
+
+
+def configuration(file: Path | None) -> Settings:
+    """The settings of a command: the file that was named, else receiver.toml here if there is one, else variables."""
+    default = Path(_DEFAULT_FILE)
+    return load(file or (default if default.exists() else None), os.environ)
+
+
+@app.command()
+def run(config: Config = None) -> None:
+    """Receive webhooks and work on them, in one process."""
+    logs.configure()
+    serve_until_stopped(configuration(config), receives=True, roles=tuple(ROLES))
+
+
+@app.command()
+def ingress(config: Config = None) -> None:
+    """Receive webhooks and publish them; nothing else."""
+    logs.configure()
+    serve_until_stopped(configuration(config), receives=True, roles=())
+
+
+@app.command()
+def worker(roles: Roles = None, config: Config = None) -> None:
+    """Work on published webhooks: decide, call VectorCare, tell dispatch systems."""
+    unknown = sorted(set(roles or ()) - ROLES.keys())
+    if unknown:
+        raise typer.BadParameter(f"there is no role {', '.join(unknown)}; there are {', '.join(ROLES)}")
+    logs.configure()
+    serve_until_stopped(configuration(config), receives=False, roles=tuple(roles or ROLES))
+
+
+@app.command()
+def check(
+    config: Config = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Read the configuration only; connect to nothing.")
+    ] = False,
+) -> None:
+    """Read the configuration, try broker, store and credentials, and say what is wrong in one table."""
+    logs.configure()
+    raise typer.Exit(check_command.check(lambda: configuration(config), offline=offline))
+
+
+@app.command()
+def demo(
+    requests: Annotated[int, typer.Option(min=30, max=2000, help="How many service requests to broadcast.")] = 40,
+    seed: Annotated[int, typer.Option(help="Another seed, another day.")] = 1,
+) -> None:
+    """Start a local VectorCare and the receiver, broadcast to two customers, and show what became of each request."""
+    raise typer.Exit(demo_command.demo(requests, seed))
+
+
+@events.app.command("tail")
+def tail(
+    pattern: Annotated[str, typer.Argument(help="A topic pattern: * is one word, # any number of them.")] = "#",
+    config: Config = None,
+) -> None:
+    """Show events as they are published, without patient data. Ctrl-C ends it."""
+    logs.configure()
+    events.tail(configuration(config), pattern)
+
+
+app.add_typer(events.app, name="events")
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except ConfigurationError as error:
+        sys.stderr.write("The configuration can't be used:\n")
+        for problem in error.problems:
+            sys.stderr.write(f"  {problem}\n")
+        sys.exit(2)
+    except ReceiverError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Runs the ingress, the workers, or both in one process, until told to stop; then drains."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from cli.house import House, open_house
+from ingress import app as ingress_app
+from ingress.customers import senders
+from ingress.receive import Reception
+from shared import admin, metrics
+from shared.admin import Health
+from shared.errors import ConfigurationError, Problem
+from shared.settings import Settings
+from worker import app as workers_app
+from worker.customers import customers
+
+_log = structlog.get_logger("serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What is running: the ports of its listeners, 0 for one that there is not."""
+
+    webhook_port: int
+    admin_port: int
+
+
+def serve_until_stopped(settings: Settings, *, receives: bool, roles: Collection[str]) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    asyncio.run(_until_stopped(settings, receives=receives, roles=roles))
+
+
+async def _until_stopped(settings: Settings, *, receives: bool, roles: Collection[str]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with serving(settings, receives=receives, roles=roles):
+        await stop.wait()
+        _log.info("stopping")
+    _log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, *, receives: bool, roles: Collection[str]) -> AsyncIterator[Serving]:
+    """Start, and at the end take nothing more, finish what is in hand, and close, in that order."""
+    for problem in settings.warnings:
+        _log.warning("configuration_warning", place=problem.place, problem=problem.message)
+    async with contextlib.AsyncExitStack() as stack:
+        house = await stack.enter_async_context(open_house(settings, with_store=bool(roles)))
+        checks: list[Callable[[], Mapping[str, str | None]]] = [lambda: {"broker": house.broker.problem}]
+        problems: list[Problem] = []
+        if roles:
+            problems += await _start_workers(stack, settings, house, roles, checks)
+        webhook_port = 0
+        if receives:
+            taken, mine = senders(settings)
+            problems += mine
+            reception = Reception(
+                house.broker,
+                taken,
+                settings.ingress.max_body_bytes,
+                settings.ingress.allow_from,
+                settings.ingress.trusted_proxies,
+            )
+            runner = await _listening(ingress_app.listen(reception, settings), "ingress")
+            stack.push_async_callback(runner.cleanup)
+            webhook_port = ingress_app.port(runner)
+        notes = _told(problems)
+        admin_port = await _start_admin(stack, settings, receives=receives, checks=checks, notes=notes)
+        _log.info("started", webhook_port=webhook_port, admin_port=admin_port, roles=sorted(roles))
+        yield Serving(webhook_port, admin_port)
+
+
+async def _start_workers(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    house: House,
+    roles: Collection[str],
+    checks: list[Callable[[], Mapping[str, str | None]]],
+) -> list[Problem]:
+    assert house.store is not None
+    served, problems = customers(settings)
+    workers = await workers_app.start(settings, house.broker, house.store, house.sealer, served, roles)
+    stack.push_async_callback(workers.stop)
+    checks.append(workers.readiness)
+    return problems
+
+
+async def _start_admin(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    *,
+    receives: bool,
+    checks: Sequence[Callable[[], Mapping[str, str | None]]],
+    notes: Mapping[str, str],
+) -> int:
+    part = settings.ingress if receives else settings.worker
+    if not receives and part.admin_port == 0:
+        return 0
+
+    def health() -> Health:
+        return Health({name: problem for check in checks for name, problem in check().items()}, notes)
+
+    listening = admin.listen(admin.application(health), part.admin_host, part.admin_port)
+    runner = await _listening(listening, "ingress" if receives else "worker", "admin_")
+    stack.push_async_callback(runner.cleanup)
+    return ingress_app.port(runner)
+
+
+async def _listening(start: Awaitable[web.AppRunner], part: str, prefix: str = "") -> web.AppRunner:
+    try:
+        return await start
+    except OSError as error:
+        place = f"{part}.{prefix}port"
+        raise ConfigurationError([Problem(place, f"can't listen there: {error.strerror}")]) from None
+
+
+def _told(problems: Sequence[Problem]) -> Mapping[str, str]:
+    """Each disabled customer, said loudly in the log and kept for readiness."""
+    notes: dict[str, str] = {}
+    for problem in dict.fromkeys(problems):
+        _log.error("customer_disabled", customer=problem.customer, place=problem.place, problem=problem.message)
+        notes[f"customers.{problem.customer}"] = f"disabled: {problem}"
+    metrics.CUSTOMERS_DISABLED.set(len(notes))
+    return notes

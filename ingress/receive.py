@@ -1,0 +1,152 @@
+"""One webhook from the first byte to the answer: who, how long, signed by whom, made durable."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from ingress.address import Network, client_address, is_allowed
+from ingress.customers import Sender
+from shared import event, metrics, topics
+from shared.broker import Broker
+from shared.errors import Unavailable
+from shared.signature import SIGNATURE_HEADER, Verified, verify
+
+DURABLE_WITHIN: Final = 4.0  # seconds; VectorCare gives up at 10, we answer within 5
+RETRY_AFTER: Final = "8"  # seconds, VectorCare's own first pause
+
+_log = structlog.get_logger("ingress")
+
+
+class Answer(StrEnum):
+    """What a webhook was answered, as logs and metrics name it."""
+
+    ACCEPTED = "accepted"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    TOO_LARGE = "too_large"
+    UNAVAILABLE = "unavailable"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Exception):  # noqa: N818 - an answer, not an error
+    """Ends the receiving of one webhook: the answer, and why, for the log alone."""
+
+    answer: Answer
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """All that receiving needs: the broker, the customers, and the listener's limits."""
+
+    broker: Broker
+    senders: Mapping[str, Sender | None]
+    max_body_bytes: int
+    allow_from: Sequence[Network]
+    trusted_proxies: Sequence[Network]
+
+
+async def receive(reception: Reception, request: web.Request) -> web.Response:
+    """Answer `POST /webhook`; 202 only when the event is durable."""
+    started = time.perf_counter()
+    line: dict[str, object] = {"customer": _claimed(reception, request)}
+    try:
+        event_id = await _receive(reception, request, line)
+        answer = Answer.ACCEPTED
+        response = web.json_response({"event_id": event_id}, status=202)
+    except Refused as refused:
+        answer = refused.answer
+        line["why"] = refused.why
+        response = _refusal(answer)
+    except ConnectionError:
+        answer = Answer.ABORTED
+        line["why"] = "the sender went away"
+        response = web.Response(status=400)
+    seconds = time.perf_counter() - started
+    metrics.WEBHOOKS.labels(line["customer"] or "unknown", answer).inc()
+    metrics.WEBHOOK_SECONDS.observe(seconds)
+    write = _log.info if answer is Answer.ACCEPTED else _log.warning
+    write("webhook", answer=answer, milliseconds=round(seconds * 1000, 1), **line)
+    return response
+
+
+async def _receive(reception: Reception, request: web.Request, line: dict[str, object]) -> str | None:
+    received_at = time.time()
+    sender = _identify(reception, request)
+    verified = _verify(sender, await _body(request, reception.max_body_bytes), request)
+    webhook = event.read(verified)
+    if isinstance(webhook, event.Event):
+        line |= {"event_id": webhook.event_id, "request": webhook.service_request_id}
+        line |= {"action": webhook.action, "status": webhook.status}
+    else:
+        line |= {"event_id": webhook.digest, "unreadable": webhook.reason}
+    message = topics.webhook_message(webhook, received_at)
+    try:
+        await reception.broker.publish(topics.WEBHOOKS, message, mandatory=True, timeout=DURABLE_WITHIN)
+    except Unavailable as error:
+        raise Refused(Answer.UNAVAILABLE, str(error)) from None
+    return webhook.event_id if isinstance(webhook, event.Event) else None
+
+
+def _claimed(reception: Reception, request: web.Request) -> str | None:
+    """The customer that the URL names, if it is one of ours: what a stranger writes is not logged."""
+    named = request.query.getall("customer_id", [])
+    return named[0] if len(named) == 1 and named[0] in reception.senders else None
+
+
+def _identify(reception: Reception, request: web.Request) -> Sender:
+    forwarded = request.headers.getall("X-Forwarded-For", [])
+    address = client_address(request.remote, forwarded, reception.trusted_proxies)
+    if not is_allowed(address, reception.allow_from):
+        raise Refused(Answer.FORBIDDEN, "the address is not in allow_from")
+    customer_id = _claimed(reception, request)
+    if customer_id is None:
+        raise Refused(Answer.UNAUTHORIZED, "unknown customer")
+    sender = reception.senders[customer_id]
+    if sender is None:
+        raise Refused(Answer.UNAVAILABLE, "the customer is disabled by its configuration")
+    if not sender.allows(request.query.getall("token", [])):
+        raise Refused(Answer.UNAUTHORIZED, "wrong token")
+    return sender
+
+
+async def _body(request: web.Request, longest: int) -> bytes:
+    if (request.content_length or 0) > longest:
+        raise Refused(Answer.TOO_LARGE, "the body is too large")
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > longest:
+            raise Refused(Answer.TOO_LARGE, "the body is too large")
+    return bytes(body)
+
+
+def _verify(sender: Sender, body: bytes, request: web.Request) -> Verified:
+    signatures = request.headers.getall(SIGNATURE_HEADER, [])
+    if len(signatures) != 1:
+        raise Refused(Answer.UNAUTHORIZED, "no signature" if not signatures else "several signatures")
+    verified = verify(sender.customer_id, sender.keys, body, signatures[0])
+    if verified is None:
+        tried = ", ".join(key.fingerprint for key in sender.keys)
+        raise Refused(Answer.UNAUTHORIZED, f"the signature fits none of the keys {tried}")
+    return verified
+
+
+_STATUS: Final = {
+    Answer.UNAUTHORIZED: (401, "not authorized"),
+    Answer.FORBIDDEN: (403, "not allowed"),
+    Answer.TOO_LARGE: (413, "too large"),
+    Answer.UNAVAILABLE: (503, "try again"),
+}
+
+
+def _refusal(answer: Answer) -> web.Response:
+    status, text = _STATUS[answer]
+    headers = {"Retry-After": RETRY_AFTER} if status == 503 else {}
+    return web.json_response({"error": text}, status=status, headers=headers)

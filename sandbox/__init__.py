@@ -1,0 +1,1 @@
+"""VectorCare's side, played on one's own machine."""

@@ -1,0 +1,41 @@
+"""Writes what belongs into one's own receiver.toml to speak with this sandbox."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from sandbox.organizations import Receiver
+
+FILE = "receiver.toml"
+
+
+def fragment(url: str, receivers: Iterable[Receiver], keys: str = "keys", mode: str | None = None) -> str:
+    """TOML for all Receivers; public keys are expected as `keys/NAME.pem`. `mode` only if given."""
+    parts = []
+    for receiver in receivers:
+        lines = [
+            f"[customers.{receiver.name}]",
+            'environment = "custom"',
+            f'api_url = "{url}/openapi/v2.0"',
+            f'token_url = "{url}/v2.0/oauth2/token"',
+            f'public_keys = ["{keys}/{receiver.name}.pem"]',
+            f'organization_ids = ["{receiver.organization_id}"]',
+            f'client_id = "{receiver.client_id}"',
+            f'client_secret = "{receiver.client_secret}"',
+        ]
+        if mode:
+            lines.append(f'mode = "{mode}"')
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def write(directory: Path, url: str, receivers: Iterable[Receiver], mode: str | None = None) -> Path:
+    """Writes receiver.toml, readable by its owner only, and the PEM files beside it; returns its path."""
+    chosen = list(receivers)
+    (directory / "keys").mkdir(parents=True, exist_ok=True)
+    for receiver in chosen:
+        (directory / "keys" / f"{receiver.name}.pem").write_text(receiver.public_key_pem)
+    path = directory / FILE
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(fragment(url, chosen, mode=mode))
+    return path

@@ -1,0 +1,447 @@
+"""The embedded broker: the broker port on one SQLite file, for a provider whose one machine is enough.
+
+A message is a row for each queue that it reached. Claiming a row makes it invisible for a lease and gives a receipt;
+whoever holds the receipt settles the row. A process that died lets its leases run out, and the rows come again.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    Float,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import sqlite
+
+from shared import topics
+from shared.broker import Binding, Delivery, Message, Topology
+from shared.engine import Engine
+from shared.errors import DeliveryLost, Unavailable, Unroutable
+from shared.parking import parked_headers
+from shared.sealing import CannotOpen, Sealer
+
+LEASE_SECONDS: Final = 10.0  # after a crash its deliveries come again this much later
+MOST_DELIVERIES: Final = 20  # of one message without a settlement; RabbitMQ 4's own default
+_POLL_SECONDS: Final = 0.05  # how late a message of another process may be seen
+_TAIL_SECONDS: Final = 30.0  # a tail that died is forgotten after this
+_UNOPENED_SECONDS: Final = 60.0  # a body whose key is missing is looked at again after this
+
+_metadata: Final = MetaData()
+_queues: Final = Table("queues", _metadata, Column("name", Text), Column("expires_at", Float))
+_bindings: Final = Table(
+    "bindings", _metadata, Column("exchange", Text), Column("pattern", Text), Column("queue", Text)
+)
+_messages: Final = Table(
+    "messages",
+    _metadata,
+    Column("id", Integer, primary_key=True),
+    Column("queue", Text),
+    Column("routing_key", Text),
+    Column("headers", JSON),
+    Column("body", LargeBinary),
+    Column("visible_at", Float),
+    Column("attempts", Integer),
+    Column("deliveries", Integer),
+    Column("receipt", Text),
+)
+
+_log = structlog.get_logger("broker")
+
+
+class EmbeddedBroker:
+    """The broker port (`shared.broker.Broker`) on an engine; `open` declares the topology."""
+
+    def __init__(self, engine: Engine, sealer: Sealer, *, lease: float = LEASE_SECONDS) -> None:
+        self._engine = engine
+        self._sealer = sealer
+        self._lease = lease
+        self._arrivals: dict[str, asyncio.Event] = {}
+        self._consumers: list[_Consumer] = []
+
+    @classmethod
+    async def open(
+        cls, engine: Engine, sealer: Sealer, topology: Topology, *, lease: float = LEASE_SECONDS
+    ) -> "EmbeddedBroker":
+        """Migrate the file and declare what must exist."""
+        broker = cls(engine, sealer, lease=lease)
+        await engine.migrate("shared.migrations.versions", "broker_version")
+        await engine.transact(lambda connection, _: _declare(connection, topology))
+        return broker
+
+    @property
+    def problem(self) -> str | None:
+        """Always None: the file is this process's own, and a publish that fails says so itself."""
+        return None
+
+    async def publish(self, exchange: str, message: Message, *, mandatory: bool, timeout: float) -> None:
+        """See the port. Durable means fsynced."""
+        body = self._sealer.seal(message.body)
+        try:
+            async with asyncio.timeout(timeout):
+                reached = await self._engine.transact(
+                    lambda connection, now: _publish(connection, now, exchange, message, body)
+                )
+        except TimeoutError:
+            raise Unavailable(f"the embedded broker did not confirm within {timeout:g} s") from None
+        if mandatory and not reached:
+            raise Unroutable(f"no queue is bound for this message on {exchange}")
+        for name in reached:
+            self.arrival(name).set()
+
+    async def consume(
+        self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
+    ) -> "_Consumer":
+        """See the port."""
+        consumer = _Consumer(self, self._engine, self._sealer, queue, prefetch, on_delivery, self._lease)
+        self._consumers.append(consumer)
+        return consumer
+
+    async def tail(self, bindings: tuple[Binding, ...]) -> AsyncIterator[Message]:
+        """See the port. Keeps a queue of its own while it is read, forgotten 30 s after its reader died."""
+        name = f"tail-{uuid.uuid4().hex}"
+        await self._engine.transact(lambda connection, now: _declare_tail(connection, now, name, bindings))
+        try:
+            while True:
+                for row in await self._engine.transact(lambda connection, now: _take(connection, now, name)):
+                    yield Message(row.routing_key, row.headers, self._sealer.open(row.body))
+                await self.wait_for(name)
+        finally:
+            await self._engine.transact(
+                lambda connection, _: connection.execute(delete(_queues).where(_queues.c.name == name))
+            )
+
+    async def close(self) -> None:
+        """Stop every consumer; what they hold comes again when its lease ends. The engine stays open."""
+        for consumer in self._consumers:
+            await consumer.cancel()
+            consumer.let_go()
+
+    def arrival(self, queue: str) -> asyncio.Event:
+        """Set when this process put something into `queue`."""
+        return self._arrivals.setdefault(queue, asyncio.Event())
+
+    async def wait_for(self, queue: str) -> None:
+        """Until something in `queue` may be visible: told by this process at once, by another within 50 ms."""
+        arrival = self.arrival(queue)
+        while not arrival.is_set():
+            try:
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await arrival.wait()
+            except TimeoutError:
+                if await self._engine.read(lambda connection: _anything(connection, queue)):
+                    return
+        arrival.clear()
+
+
+class _Consumer:
+    """Claims rows of one queue while it has room, and renews the leases of what it holds."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - wiring of one private class
+        self,
+        broker: EmbeddedBroker,
+        engine: Engine,
+        sealer: Sealer,
+        queue: str,
+        prefetch: int,
+        on_delivery: Callable[[Delivery], None],
+        lease: float,
+    ) -> None:
+        self._broker = broker
+        self._engine = engine
+        self._sealer = sealer
+        self._queue = queue
+        self._prefetch = prefetch
+        self._on_delivery = on_delivery
+        self._lease = lease
+        self._held: dict[int, _Delivery] = {}
+        self._room = asyncio.Event()
+        self._stopping = False
+        self._claiming = asyncio.create_task(self._claim_for_ever(), name=f"claim {queue}")
+        self._renewing = asyncio.create_task(self._renew_for_ever(), name=f"renew {queue}")
+
+    @property
+    def alive(self) -> bool:
+        """See the port."""
+        return not self._claiming.done()
+
+    async def cancel(self) -> None:
+        """See the port. A claim under way is finished and handed straight back."""
+        self._stopping = True
+        self._room.set()
+        self._broker.arrival(self._queue).set()
+        await self._claiming
+
+    def let_go(self) -> None:
+        """Renew no lease any more."""
+        self._renewing.cancel()
+
+    async def settle(
+        self, delivery: "_Delivery", change: Callable[[Connection, float], Any], wakes: str | None
+    ) -> None:
+        """Apply a settlement's statement; DeliveryLost where the receipt is no longer the row's."""
+        self._held.pop(delivery.row_id, None)
+        self._room.set()
+        changed = await self._engine.transact(lambda connection, now: change(connection, now).rowcount)
+        if not changed:
+            raise DeliveryLost("the lease of this delivery ran out; it comes again")
+        if wakes:
+            self._broker.arrival(wakes).set()
+
+    async def _claim_for_ever(self) -> None:
+        while not self._stopping:
+            self._room.clear()
+            room = self._prefetch - len(self._held)
+            if room <= 0:
+                await self._room.wait()
+                continue
+            try:
+                claimed = await self._claim(room)
+            except Unavailable as error:
+                _log.error("claim_failed", queue=self._queue, problem=str(error))
+                await asyncio.sleep(1.0)
+                continue
+            if self._stopping:
+                await self._hand_back(claimed)
+            elif claimed:
+                for delivery in claimed:
+                    self._on_delivery(delivery)
+            else:
+                await self._broker.wait_for(self._queue)
+
+    async def _claim(self, room: int) -> "list[_Delivery]":
+        receipt = uuid.uuid4().hex
+        rows = await self._engine.transact(
+            lambda connection, now: _claim(connection, now, self._queue, room, receipt, self._lease)
+        )
+        claimed = []
+        for row in rows:
+            try:
+                body = self._sealer.open(row.body)
+            except CannotOpen as error:
+                _log.error("message_not_opened", queue=self._queue, message=row.id, problem=str(error))
+                await self._engine.transact(
+                    lambda connection, now, row=row: _postpone(connection, now, row.id, _UNOPENED_SECONDS)  # type: ignore[misc]
+                )
+                continue
+            delivery = _Delivery(self, row, receipt, self._queue, body)
+            self._held[row.id] = delivery
+            claimed.append(delivery)
+        return claimed
+
+    async def _hand_back(self, claimed: "list[_Delivery]") -> None:
+        for delivery in claimed:
+            await delivery.retry(0, counted=False)
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease / 3)
+            held = [{"row": delivery.row_id, "held": delivery.receipt} for delivery in self._held.values()]
+            if not held:
+                continue
+            try:
+                await self._engine.transact(
+                    lambda connection, now, held=held: connection.execute(  # type: ignore[misc]
+                        _RENEW, [row | {"until": now + self._lease} for row in held]
+                    )
+                )
+            except Unavailable as error:
+                _log.error("renewal_failed", queue=self._queue, problem=str(error))
+
+
+class _Delivery:
+    """The delivery port on a claimed row."""
+
+    def __init__(self, consumer: _Consumer, row: Row[Any], receipt: str, queue: str, body: bytes) -> None:
+        self._consumer = consumer
+        self.row_id: int = row.id
+        self.receipt = receipt
+        self._queue = queue
+        self._attempts: int = row.attempts
+        self._message = Message(row.routing_key, row.headers, body)
+
+    @property
+    def message(self) -> Message:
+        """See the port."""
+        return self._message
+
+    @property
+    def queue(self) -> str:
+        """See the port."""
+        return self._queue
+
+    @property
+    def attempts(self) -> int:
+        """See the port."""
+        return self._attempts
+
+    async def ack(self) -> None:
+        """See the port."""
+        statement = delete(_messages).where(*self._mine())
+        await self._consumer.settle(self, lambda connection, _: connection.execute(statement), None)
+
+    async def retry(self, after: float, *, counted: bool = True) -> None:
+        """See the port."""
+        await self._consumer.settle(
+            self,
+            lambda connection, now: connection.execute(
+                update(_messages)
+                .where(*self._mine())
+                .values(
+                    visible_at=now + after,
+                    attempts=self._attempts + counted,
+                    deliveries=0,
+                    receipt=None,
+                )
+            ),
+            self._queue,
+        )
+
+    async def park(self, reason: str) -> None:
+        """See the port."""
+        await self._consumer.settle(
+            self,
+            lambda connection, now: connection.execute(
+                update(_messages).where(*self._mine()).values(**self._parked(reason, now))
+            ),
+            topics.DEAD_LETTERS,
+        )
+
+    def _mine(self) -> tuple[Any, ...]:
+        return _messages.c.id == self.row_id, _messages.c.receipt == self.receipt
+
+    def _parked(self, reason: str, now: float) -> dict[str, Any]:
+        headers = parked_headers(self._message, reason, self._queue, self._attempts, now)
+        return _in_dead_letters(headers, now)
+
+
+def _in_dead_letters(headers: dict[str, str], now: float) -> dict[str, Any]:
+    return {
+        "queue": topics.DEAD_LETTERS,
+        "headers": headers,
+        "visible_at": now,
+        "attempts": 0,
+        "deliveries": 0,
+        "receipt": None,
+    }
+
+
+_RENEW: Final = (
+    update(_messages)
+    .where(_messages.c.id == bindparam("row"), _messages.c.receipt == bindparam("held"))
+    .values(visible_at=bindparam("until"))
+)
+
+
+def _declare(connection: Connection, topology: Topology) -> None:
+    ours = [queue.name for queue in topology.queues]
+    names = [{"name": name, "expires_at": None} for name in ours]
+    connection.execute(sqlite.insert(_queues).on_conflict_do_nothing(), names)
+    # A binding that is no longer wanted would keep filling its queue.
+    connection.execute(delete(_bindings).where(_bindings.c.queue.in_(ours)))
+    _bind(connection, ((queue.name, queue.bindings) for queue in topology.queues))
+
+
+def _declare_tail(connection: Connection, now: float, name: str, bindings: tuple[Binding, ...]) -> None:
+    connection.execute(insert(_queues).values(name=name, expires_at=now + _TAIL_SECONDS))
+    _bind(connection, [(name, bindings)])
+
+
+def _bind(connection: Connection, queues: Iterable[tuple[str, tuple[Binding, ...]]]) -> None:
+    rows = [
+        {"exchange": binding.exchange, "pattern": binding.pattern, "queue": name}
+        for name, bindings in queues
+        for binding in bindings
+    ]
+    if rows:
+        connection.execute(insert(_bindings), rows)
+
+
+def _publish(
+    connection: Connection, now: float, exchange: str, message: Message, body: bytes
+) -> frozenset[str]:
+    """Put a copy into each queue that is bound for it; the queues reached."""
+    found = connection.execute(
+        select(_bindings.c.queue, _bindings.c.pattern, _queues.c.expires_at)
+        .join(_queues, _queues.c.name == _bindings.c.queue)
+        .where(_bindings.c.exchange == exchange)
+    ).all()
+    reached = set()
+    for queue, pattern, expires_at in found:
+        if expires_at is not None and expires_at < now:
+            connection.execute(delete(_queues).where(_queues.c.name == queue))
+        elif topics.matches(pattern, message.routing_key):
+            reached.add(queue)
+    if reached:
+        row = {
+            "routing_key": message.routing_key,
+            "headers": dict(message.headers),
+            "body": body,
+            "visible_at": now,
+            "attempts": 0,
+            "deliveries": 0,
+        }
+        connection.execute(insert(_messages), [row | {"queue": queue} for queue in sorted(reached)])
+    return frozenset(reached)
+
+
+def _anything(connection: Connection, queue: str) -> bool:
+    visible = select(_messages.c.id).where(_messages.c.queue == queue, _messages.c.visible_at <= time.time())
+    return connection.execute(visible.limit(1)).first() is not None
+
+
+def _claim(  # noqa: PLR0913, PLR0917 - the row's new values
+    connection: Connection, now: float, queue: str, room: int, receipt: str, lease: float
+) -> list[Row[Any]]:
+    visible = (
+        select(_messages.c.id)
+        .where(_messages.c.queue == queue, _messages.c.visible_at <= now)
+        .order_by(_messages.c.visible_at, _messages.c.id)
+        .limit(room)
+    )
+    rows = connection.execute(
+        update(_messages)
+        .where(_messages.c.id.in_(visible))
+        .values(visible_at=now + lease, receipt=receipt, deliveries=_messages.c.deliveries + 1)
+        .returning(*_messages.c)
+    ).all()
+    for row in rows:
+        if row.deliveries > MOST_DELIVERIES:
+            parked = parked_headers(
+                Message(row.routing_key, row.headers, b""), "delivery_limit", queue, row.attempts, now
+            )
+            connection.execute(
+                update(_messages).where(_messages.c.id == row.id).values(**_in_dead_letters(parked, now))
+            )
+    return sorted((row for row in rows if row.deliveries <= MOST_DELIVERIES), key=lambda row: row.id)
+
+
+def _postpone(connection: Connection, now: float, row_id: int, seconds: float) -> None:
+    connection.execute(
+        update(_messages)
+        .where(_messages.c.id == row_id)
+        .values(visible_at=now + seconds, deliveries=0, receipt=None)
+    )
+
+
+def _take(connection: Connection, now: float, queue: str) -> list[Row[Any]]:
+    still_read = update(_queues).where(_queues.c.name == queue).values(expires_at=now + _TAIL_SECONDS)
+    connection.execute(still_read)
+    mine = delete(_messages).where(_messages.c.queue == queue)
+    return sorted(connection.execute(mine.returning(*_messages.c)).all(), key=lambda row: row.id)

@@ -1,0 +1,1 @@
+"""Alembic's environment, for whichever folder of versions it is given."""

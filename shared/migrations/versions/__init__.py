@@ -1,0 +1,1 @@
+"""The embedded broker's tables, version by version."""

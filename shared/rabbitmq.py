@@ -1,0 +1,457 @@
+"""The broker port on RabbitMQ, through aio-pika: connections kept open, confirmed publishes, settling by hand.
+
+Publishing and consuming have a connection each, because a broker that blocks publishers must not stop
+acknowledgements. Reconnecting is ours (`Link`) and not `connect_robust`'s: several addresses, jitter, a start without a
+broker, and the topology declared anew each time. Why: docs/decisions/0005-rabbitmq.md.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelPreconditionFailed, DeliveryError, PublishError
+from yarl import URL
+
+from shared import topics
+from shared.broker import Binding, Delivery, Message, Topology
+from shared.errors import DeliveryLost, Unavailable, Unroutable
+from shared.parking import ORIGIN_KEY, parked_headers
+
+RETRY_SECONDS: Final = (1, 5, 30, 120)
+DEAD_LETTERING: Final[dict[str, Any]] = {
+    "x-queue-type": "quorum",
+    "x-dead-letter-exchange": "",
+    "x-dead-letter-routing-key": topics.DEAD_LETTERS,
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+}
+_SUBSCRIPTION: Final[dict[str, Any]] = {"x-queue-type": "quorum"}
+_RETRY_KEY: Final = "receiver-retry-key"
+_RETRY_ATTEMPTS: Final = "receiver-retry-attempts"
+_RETRY_DUE: Final = "receiver-retry-due"
+_HEARTBEAT_SECONDS: Final = 5  # a black hole is noticed after (5 + 1) * 3 s
+_CONNECT_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 5.0  # how often the topology is made sure of
+_SLOWEST_RECONNECT: Final = 5.0
+_PUBLISHING_CHANNELS: Final = 4
+_IN_FLIGHT: Final = 64  # unconfirmed publishes; more are no faster and wait longer
+_SETTLE_SECONDS: Final = 5.0
+
+_log = structlog.get_logger("broker")
+
+
+def retry_queue(seconds: int) -> str:
+    """The delay queue, and the fanout exchange of the same name that leads to it."""
+    return f"receiver.retry.{seconds}s"
+
+
+class Link:
+    """One connection, opened again whenever it is lost, by turns to each of the addresses."""
+
+    def __init__(
+        self, name: str, urls: Sequence[str], prepare: Callable[[AbstractConnection], Awaitable[None]]
+    ) -> None:
+        self._name = name
+        self._urls = [_with_heartbeat(url) for url in urls]
+        self._prepare = prepare
+        self._connection: AbstractConnection | None = None
+        self._up = asyncio.Event()
+        self._look = asyncio.Event()
+        self._prepared = asyncio.Event()
+        self.problem: str | None = "not connected yet"
+        self._task = asyncio.create_task(self._keep(), name=f"amqp {name}")
+
+    async def connection(self) -> AbstractConnection:
+        """The open connection; waits for one."""
+        await self._up.wait()
+        assert self._connection is not None
+        return self._connection
+
+    def look_now(self) -> None:
+        """Have the topology declared and the consumers started soon, rather than at the next look."""
+        self._look.set()
+
+    async def prepare_again(self) -> None:
+        """Have the topology declared now, and wait until it was."""
+        self._prepared.clear()
+        self._look.set()
+        await self._prepared.wait()
+
+    async def close(self) -> None:
+        """Close the connection and open none any more."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await self._let_go()
+
+    async def _keep(self) -> None:
+        failures = 0
+        for url in itertools.cycle(self._urls):
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    self._connection = await aio_pika.connect(
+                        url, client_properties={"connection_name": f"vectorcare-receiver {self._name}"}
+                    )
+                    await self._prepare(self._connection)
+            except (TimeoutError, *CONNECTION_EXCEPTIONS) as error:
+                self.problem = _describe(error)
+                _log.warning("broker_unreachable", link=self._name, host=url.host, problem=self.problem)
+                await self._let_go()
+                failures += 1
+                slowest = min(_SLOWEST_RECONNECT, 0.1 * 2 ** min(failures, 10))
+                await asyncio.sleep(slowest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                continue
+            failures = 0
+            _log.info("broker_connected", link=self._name, host=url.host)
+            await self._watch(self._connection)
+            _log.warning("broker_lost", link=self._name, host=url.host)
+            await self._let_go()
+
+    async def _watch(self, connection: AbstractConnection) -> None:
+        """Until the connection is lost; the topology is declared again every few seconds, in case it went."""
+        closed = asyncio.ensure_future(connection.closed())
+        self.problem = None
+        self._up.set()
+        while not closed.done():
+            self._prepared.set()
+            look = asyncio.ensure_future(self._look.wait())
+            await asyncio.wait({closed, look}, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            look.cancel()
+            self._look.clear()
+            if closed.done():
+                return
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await self._prepare(connection)
+                self.problem = None
+            except (TimeoutError, *CONNECTION_EXCEPTIONS) as error:
+                self.problem = _describe(error)
+                _log.error("topology_not_declared", link=self._name, problem=self.problem)
+
+    async def _let_go(self) -> None:
+        self._up.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self.problem = self.problem or "the connection was lost"
+            with contextlib.suppress(TimeoutError, *CONNECTION_EXCEPTIONS):
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await connection.close()
+
+
+class RabbitBroker:
+    """The broker port (`shared.broker.Broker`). Start it without a broker: it connects behind."""
+
+    def __init__(self, urls: Sequence[str], topology: Topology) -> None:
+        self._topology = topology
+        self._publishing = Link("publish", urls, self._declare)
+        self._consuming = Link("consume", urls, self._restore)
+        self._channels: list[AbstractChannel | None] = [None] * _PUBLISHING_CHANNELS
+        self._opening = [asyncio.Lock() for _ in self._channels]
+        self._turn = itertools.cycle(range(_PUBLISHING_CHANNELS))
+        self._in_flight = asyncio.Semaphore(_IN_FLIGHT)
+        self._consumers: list[_Consumer] = []
+
+    @property
+    def problem(self) -> str | None:
+        """See the port."""
+        return self._publishing.problem
+
+    async def publish(self, exchange: str, message: Message, *, mandatory: bool, timeout: float) -> None:
+        """See the port. An unroutable message has the topology declared again before it is given up."""
+        body = aio_pika.Message(
+            message.body,
+            headers=dict(message.headers),
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        )
+        try:
+            # Around everything: waiting for a connection or a channel is outside any timeout of aio-pika's.
+            async with asyncio.timeout(timeout), self._in_flight:
+                try:
+                    await self._publish(exchange, message.routing_key, body, mandatory)
+                except Unroutable:
+                    await self._publishing.prepare_again()
+                    await self._publish(exchange, message.routing_key, body, mandatory)
+        except TimeoutError:
+            raise Unavailable(f"the broker did not confirm within {timeout:g} s") from None
+
+    async def _publish(self, exchange: str, key: str, body: aio_pika.Message, mandatory: bool) -> None:
+        # Fresh each time: with two in flight under one id, aiormq reports a returned message as confirmed.
+        body.message_id = uuid.uuid4().hex
+        try:
+            target = await self._exchange(exchange)
+            await target.publish(body, key, mandatory=mandatory)
+        except PublishError:  # its text holds the body, so it is neither chained nor logged
+            raise Unroutable("no queue is bound for this message") from None
+        except DeliveryError:
+            await self._drop_channels()  # after a leader's death a channel is nacked for long, a new one is not
+            raise Unavailable("the broker refused the message") from None
+        except asyncio.CancelledError:
+            # A paused broker ends a waiting publish with a cancellation that nobody asked for.
+            if _asked_to_stop():
+                raise
+            raise Unavailable("the broker's connection stalled") from None
+        except CONNECTION_EXCEPTIONS as error:
+            raise Unavailable(_describe(error)) from None
+
+    async def consume(
+        self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
+    ) -> "_Consumer":
+        """See the port."""
+        consumer = _Consumer(self, queue, prefetch, on_delivery)
+        self._consumers.append(consumer)
+        self._consuming.look_now()
+        return consumer
+
+    async def tail(self, bindings: tuple[Binding, ...]) -> AsyncIterator[Message]:
+        """See the port. What is published while the connection is down is not seen."""
+        while True:
+            connection = await self._consuming.connection()
+            arrived: asyncio.Queue[Message | None] = asyncio.Queue()
+            try:
+                async with connection.channel() as channel:
+                    channel.close_callbacks.add(lambda *_: arrived.put_nowait(None), weak=False)  # noqa: B023
+                    queue = await channel.declare_queue(exclusive=True, auto_delete=True)
+                    for binding in bindings:
+                        await queue.bind(binding.exchange, binding.pattern)
+
+                    async def keep(incoming: AbstractIncomingMessage) -> None:
+                        arrived.put_nowait(_message(incoming))  # noqa: B023
+
+                    await queue.consume(keep, no_ack=True)
+                    while (message := await arrived.get()) is not None:
+                        yield message
+            except CONNECTION_EXCEPTIONS as error:
+                _log.warning("tail_interrupted", problem=_describe(error))
+
+    async def close(self) -> None:
+        """See the port."""
+        await self._consuming.close()
+        await self._publishing.close()
+
+    async def connection_for_consuming(self) -> AbstractConnection:
+        """The connection on which deliveries come and are settled."""
+        return await self._consuming.connection()
+
+    async def _exchange(self, name: str) -> AbstractExchange:
+        turn = next(self._turn)
+        async with self._opening[turn]:
+            channel = self._channels[turn]
+            if channel is None or channel.is_closed:
+                connection = await self._publishing.connection()
+                channel = connection.channel(on_return_raises=True)
+                await channel.initialize()
+                self._channels[turn] = channel
+        return await channel.get_exchange(name, ensure=False) if name else channel.default_exchange
+
+    async def _drop_channels(self) -> None:
+        for turn, channel in enumerate(self._channels):
+            self._channels[turn] = None
+            if channel is not None:
+                with contextlib.suppress(*CONNECTION_EXCEPTIONS):
+                    await channel.close()
+
+    async def _declare(self, connection: AbstractConnection) -> None:
+        async with connection.channel() as channel:
+            for name in self._topology.exchanges:
+                await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
+            for queue in self._topology.queues:
+                arguments = DEAD_LETTERING if queue.ours else _SUBSCRIPTION
+                declared = await channel.declare_queue(queue.name, durable=True, arguments=arguments)
+                for binding in queue.bindings:
+                    await declared.bind(binding.exchange, binding.pattern)
+            for seconds in RETRY_SECONDS:
+                await _declare_retry(channel, seconds)
+
+    async def _restore(self, connection: AbstractConnection) -> None:
+        await self._declare(connection)
+        for consumer in self._consumers:
+            await consumer.start(connection)
+
+
+async def _declare_retry(channel: AbstractChannel, seconds: int) -> None:
+    # A fanout in front, so that the routing key stays free to name the queue to which the message goes back.
+    name = retry_queue(seconds)
+    exchange = await channel.declare_exchange(name, aio_pika.ExchangeType.FANOUT, durable=True)
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-message-ttl": seconds * 1000,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+    queue = await channel.declare_queue(name, durable=True, arguments=arguments)
+    await queue.bind(exchange)
+
+
+class _Consumer:
+    """One queue's consumer, started again on each new connection and whenever the broker cancelled it."""
+
+    def __init__(
+        self, broker: RabbitBroker, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
+    ) -> None:
+        self._broker = broker
+        self._name = queue
+        self._prefetch = prefetch
+        self._on_delivery = on_delivery
+        self._channel: AbstractChannel | None = None
+        self._tag = ""
+        self._consumers: dict[str, Any] = {}
+        self._cancelled = False
+
+    @property
+    def alive(self) -> bool:
+        """See the port."""
+        return self._channel is not None and not self._channel.is_closed and self._tag in self._consumers
+
+    async def start(self, connection: AbstractConnection) -> None:
+        """Consume on a channel of this connection, unless it is being done."""
+        if self._cancelled or self.alive:
+            return
+        if self._channel is not None:
+            await self._channel.close()
+        self._channel = connection.channel()
+        await self._channel.initialize()
+        await self._channel.set_qos(prefetch_count=self._prefetch)
+        queue = await self._channel.get_queue(self._name, ensure=False)
+        self._tag = await queue.consume(self._receive)
+        # aiormq forgets the tag when the broker cancels a consumer (its queue was deleted); nothing else tells.
+        self._consumers = (await self._channel.get_underlay_channel()).consumers
+
+    async def cancel(self) -> None:
+        """See the port."""
+        self._cancelled = True
+        if self._channel is None or not self.alive:
+            return
+        with contextlib.suppress(TimeoutError, *CONNECTION_EXCEPTIONS):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                queue = await self._channel.get_queue(self._name, ensure=False)
+                await queue.cancel(self._tag)
+
+    async def _receive(self, incoming: AbstractIncomingMessage) -> None:
+        delivery = _Delivery(self._broker, incoming, self._name)
+        if self._cancelled:
+            await delivery.retry(0, counted=False)
+        elif delivery.due > time.time():
+            await delivery.wait_on()
+        else:
+            self._on_delivery(delivery)
+
+
+class _Delivery:
+    """The delivery port on a message that aio-pika handed over."""
+
+    def __init__(self, broker: RabbitBroker, incoming: AbstractIncomingMessage, queue: str) -> None:
+        self._broker = broker
+        self._incoming = incoming
+        self._queue = queue
+        self._message = _message(incoming)
+        self._attempts = int(_number(incoming.headers.get(_RETRY_ATTEMPTS)))
+        self.due = _number(incoming.headers.get(_RETRY_DUE))
+
+    @property
+    def message(self) -> Message:
+        """See the port."""
+        return self._message
+
+    @property
+    def queue(self) -> str:
+        """See the port."""
+        return self._queue
+
+    @property
+    def attempts(self) -> int:
+        """See the port."""
+        return self._attempts
+
+    async def ack(self) -> None:
+        """See the port."""
+        with _settling():
+            await self._incoming.ack()
+
+    async def retry(self, after: float, *, counted: bool = True) -> None:
+        """See the port. Goes through the delay queues, in as many steps as it takes, so never early."""
+        if after <= 0 and not counted:
+            with _settling():
+                await self._incoming.nack(requeue=True)
+        else:
+            await self._delay(time.time() + after, self._attempts + counted)
+
+    async def wait_on(self) -> None:
+        """Not due yet: the next step of a delay."""
+        with contextlib.suppress(Unavailable, DeliveryLost):  # left unsettled, it comes again
+            await self._delay(self.due, self._attempts)
+
+    async def park(self, reason: str) -> None:
+        """See the port."""
+        headers = parked_headers(self._message, reason, self._queue, self._attempts, time.time())
+        await self._move("", Message(topics.DEAD_LETTERS, headers, self._message.body))
+
+    async def _delay(self, due: float, attempts: int) -> None:
+        left = due - time.time()
+        seconds = max((step for step in RETRY_SECONDS if step <= left), default=RETRY_SECONDS[0])
+        headers = {
+            **self._message.headers,
+            _RETRY_KEY: self._message.routing_key,
+            _RETRY_ATTEMPTS: str(attempts),
+            _RETRY_DUE: f"{due:.3f}",
+        }
+        await self._move(retry_queue(seconds), Message(self._queue, headers, self._message.body))
+
+    async def _move(self, exchange: str, message: Message) -> None:
+        """Confirmed there before acknowledged here: a crash between leaves two, never none."""
+        await self._broker.publish(exchange, message, mandatory=True, timeout=_SETTLE_SECONDS)
+        with _settling():
+            await self._incoming.ack()
+
+
+@contextlib.contextmanager
+def _settling() -> Any:
+    try:
+        yield
+    except CONNECTION_EXCEPTIONS:
+        raise DeliveryLost("the channel of this delivery is gone; it comes again") from None
+
+
+def _message(incoming: AbstractIncomingMessage) -> Message:
+    """What was published: retry's own headers and the server's (x-…) are left out, the key is the original one."""
+    headers = {
+        name: value
+        for name, value in incoming.headers.items()
+        if isinstance(value, str) and not name.startswith(("x-", "receiver-retry-"))
+    }
+    key = incoming.headers.get(_RETRY_KEY)
+    if incoming.routing_key == topics.DEAD_LETTERS:
+        key = incoming.headers.get(ORIGIN_KEY)
+    return Message(key if isinstance(key, str) else incoming.routing_key or "", headers, incoming.body)
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value) if isinstance(value, str) else 0.0
+    except ValueError:
+        return 0.0
+
+
+def _with_heartbeat(url: str) -> URL:
+    parsed = URL(url)
+    return parsed if "heartbeat" in parsed.query else parsed.update_query(heartbeat=_HEARTBEAT_SECONDS)
+
+
+def _asked_to_stop() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _describe(error: BaseException) -> str:
+    """An error's kind and, where RabbitMQ says it, which object has other arguments; never a URL or a body."""
+    if isinstance(error, ChannelPreconditionFailed):
+        return f"the topology on the broker has other arguments: {error}"
+    return type(error).__name__

@@ -1,0 +1,86 @@
+"""The workers of one process: which role consumes which queue, how they start, and how they drain."""
+
+import functools
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Final
+
+from shared import topics
+from shared.broker import Broker, Delivery
+from shared.engine import Engine
+from shared.sealing import Sealer
+from shared.settings import Settings
+from worker import broadcast_accepted, broadcast_received, dead_letters, lifecycle
+from worker.assignment import Rules
+from worker.consume import Handled, Intake
+from worker.customers import Customer
+from worker.desk import Desk
+from worker.ledger import Ledger
+from worker.outbox import Outbox
+from worker.vectorcare import VectorCare
+
+Handle = Callable[[Desk, Delivery], Awaitable[Handled]]
+
+ROLES: Final[Mapping[str, Mapping[str, Handle]]] = {
+    "broadcast-received": {topics.BROADCAST_RECEIVED: broadcast_received.handle},
+    "broadcast-accepted": {topics.BROADCAST_ACCEPTED: broadcast_accepted.handle},
+    "lifecycle": {topics.LIFECYCLE: lifecycle.handle, topics.DEAD_LETTERS: dead_letters.handle},
+}
+_LEASE: Final = 3  # times the hard limit of a call: how long an intent binds
+
+
+class Workers:
+    """The started workers of this process."""
+
+    def __init__(self, intakes: list[Intake], outbox: Outbox, vectorcare: VectorCare, drain_seconds: float) -> None:
+        self._intakes = intakes
+        self._outbox = outbox
+        self._vectorcare = vectorcare
+        self._drain_seconds = drain_seconds
+
+    def readiness(self) -> Mapping[str, str | None]:
+        """Each consumer, and what is wrong with it."""
+        return {f"consumer {number}": intake.problem for number, intake in enumerate(self._intakes)}
+
+    async def stop(self) -> None:
+        """Take no more, finish what is in hand, publish what was committed. The broker must still be open."""
+        for intake in self._intakes:
+            await intake.stop(self._drain_seconds)
+        await self._outbox.stop(self._drain_seconds)
+        await self._vectorcare.__aexit__(None, None, None)
+
+
+async def migrate(engine: Engine) -> None:
+    """Bring the store's tables up to date."""
+    await engine.migrate("worker.migrations", "store_version")
+
+
+async def start(  # noqa: PLR0913, PLR0917 - the adapters that the command line chose
+    settings: Settings,
+    broker: Broker,
+    store: Engine,
+    sealer: Sealer,
+    customers: Mapping[str, Customer],
+    roles: Collection[str],
+) -> Workers:
+    """Start the roles. The store must have been migrated."""
+    part = settings.worker
+    outbox = Outbox(store, broker, sealer)
+    vectorcare = await VectorCare(dict(customers), part.call_seconds).__aenter__()
+    environments = {customer_id: customer.environment for customer_id, customer in customers.items()}
+    desk = Desk(
+        customers,
+        settings.declared - customers.keys(),
+        Ledger(store, sealer, environments),
+        outbox,
+        vectorcare,
+        Rules(part.call_seconds * _LEASE, part.confirm_within, part.order_by),
+        part.call_seconds,
+    )
+    intakes = []
+    for role in roles:
+        for queue, handle in ROLES[role].items():
+            handler = functools.partial(handle, desk)
+            intake = Intake(queue, handler, part.in_flight_per_customer, frozenset(customers))
+            await intake.start(broker, part.prefetch)
+            intakes.append(intake)
+    return Workers(intakes, outbox, vectorcare, part.drain_seconds)

@@ -1,0 +1,135 @@
+"""Takes deliveries of one queue, keeps customers out of each other's way, and settles each by what its handler said."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from shared import metrics
+from shared.broker import Broker, Consumer, Delivery
+from shared.errors import DeliveryLost, Unavailable
+from worker.assignment import Settle
+
+UNEXPECTED: Final = "unexpected_error"
+_PATIENCE: Final = 1.0  # seconds to wait for a place in a customer's lane, and to be handed back for
+_UNAVAILABLE_AGAIN: Final = 2.0
+_UNEXPECTED_AGAIN: Final = (1.0, 5.0, 30.0)  # then it is parked
+
+_log = structlog.get_logger("worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """What a handler did: how to settle, a stable name for it, and ids for the log."""
+
+    settle: Settle
+    note: str
+    ids: dict[str, str]
+
+
+Handler = Callable[[Delivery], Awaitable[Handled]]
+
+
+class Intake:
+    """One queue's deliveries, each handled in a task of its own; `stop` waits for those in hand."""
+
+    def __init__(self, queue: str, handler: Handler, in_flight_per_customer: int, known: frozenset[str]) -> None:
+        self._queue = queue
+        self._handler = handler
+        self._known = known
+        self._limit = in_flight_per_customer
+        self._lanes: dict[str, asyncio.Semaphore] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._consumer: Consumer | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing is taken from the queue; None where it is."""
+        alive = self._consumer is not None and self._consumer.alive
+        metrics.CONSUMERS.labels(self._queue).set(alive)
+        return None if alive else f"nothing is being consumed from {self._queue}"
+
+    async def start(self, broker: Broker, prefetch: int) -> None:
+        """Begin to take deliveries."""
+        self._consumer = await broker.consume(self._queue, prefetch, self._take)
+
+    async def stop(self, within: float) -> None:
+        """Take no more, finish what is in hand; what is not finished `within` seconds comes again."""
+        if self._consumer is not None:
+            await self._consumer.cancel()
+        if self._tasks:
+            _, unfinished = await asyncio.wait(self._tasks, timeout=within)
+            if unfinished:
+                _log.warning("stopped_unfinished", queue=self._queue, deliveries=len(unfinished))
+            for task in unfinished:
+                task.cancel()
+
+    def _take(self, delivery: Delivery) -> None:
+        # A task of our own: those of the AMQP library are cancelled when its channel drops, in the middle of a call.
+        task = asyncio.create_task(self._handle(delivery), name=f"handle {self._queue}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _handle(self, delivery: Delivery) -> None:
+        customer = delivery.message.headers.get("ce-customerid", "")
+        customer = customer if customer in self._known else "unknown"
+        lane = self._lanes.setdefault(customer, asyncio.Semaphore(self._limit))
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await lane.acquire()
+        except TimeoutError:
+            # This customer's calls hang: its deliveries must not fill the prefetch that all customers share.
+            await self._settle(delivery, customer, Settle(_PATIENCE, counted=False))
+            return
+        started = time.perf_counter()
+        try:
+            handled = await self._outcome(delivery)
+        finally:
+            lane.release()
+        seconds = time.perf_counter() - started
+        settled = await self._settle(delivery, customer, handled.settle)
+        metrics.EVENT_SECONDS.labels(self._queue).observe(seconds)
+        _log.info(
+            "event_handled",
+            queue=self._queue,
+            customer=customer,
+            note=handled.note,
+            settled=settled,
+            attempts=delivery.attempts,
+            milliseconds=round(seconds * 1000, 1),
+            **handled.ids,
+        )
+
+    async def _outcome(self, delivery: Delivery) -> Handled:
+        try:
+            return await self._handler(delivery)
+        except Unavailable as error:
+            _log.warning("store_or_broker_unavailable", queue=self._queue, problem=str(error))
+            return Handled(Settle(_UNAVAILABLE_AGAIN, counted=False), "unavailable", {})
+        except Exception as error:
+            # Not hidden: logged with its place, tried again a few times, then parked and told as failed.
+            _log.error("unexpected_error", queue=self._queue, exc_info=error)
+            if delivery.attempts < len(_UNEXPECTED_AGAIN):
+                return Handled(Settle(_UNEXPECTED_AGAIN[delivery.attempts]), UNEXPECTED, {})
+            return Handled(Settle(reason=UNEXPECTED), UNEXPECTED, {})
+
+    async def _settle(self, delivery: Delivery, customer: str, settle: Settle) -> str:
+        try:
+            if settle.reason is not None:
+                name = "park"
+                await delivery.park(settle.reason)
+                metrics.PARKED.labels(customer, settle.reason).inc()
+            elif settle.after is not None:
+                name = "retry"
+                await delivery.retry(settle.after, counted=settle.counted)
+            else:
+                name = "ack"
+                await delivery.ack()
+        except (DeliveryLost, Unavailable) as error:
+            name = "lost"
+            _log.warning("not_settled", queue=self._queue, problem=str(error))
+        metrics.EVENTS.labels(self._queue, customer, name).inc()
+        return name

@@ -1,0 +1,165 @@
+"""What we know of each (customer, service request), kept in the store together with what is to be told of it.
+
+One transaction loads the knowledge, lets the state machine say what follows, and commits both the new knowledge and
+the outcomes; nothing is published that was not committed, and nothing committed goes unpublished (`worker.outbox`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, TypeVar
+
+import orjson
+from sqlalchemy import Connection, ColumnElement, and_, func, insert, or_, select, update
+
+from shared import metrics
+from shared.database import Database, Work
+from shared.event import Status
+from shared.sealing import Sealer
+from worker.assignment import Assignment, Call, State, Step
+from worker.outcomes import outcome_message
+from worker.tables import assignments, outbox
+
+_FIELDS: Final = tuple(field.name for field in fields(Assignment))
+_HOUR: Final = 3600.0
+
+T = TypeVar("T")
+S = TypeVar("S", Step, Step | None)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a customer has taken: trips open now, and accepts sent in the last hour that were not lost."""
+
+    open: int
+    last_hour: int
+
+
+Transition = Callable[[Assignment, Callable[[], Load], float], Step]
+
+
+class Ledger:
+    """The store as the handlers see it. `environments` names each customer's VectorCare environment."""
+
+    def __init__(self, database: Database, sealer: Sealer, environments: Mapping[str, str]) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._environments = environments
+
+    async def step(self, customer_id: str, service_request_id: str, transition: Transition) -> Step:
+        """Apply a transition of one assignment; durable when this returns. Unavailable where it can't be."""
+        return await self._stepped(
+            lambda connection, now: self._step(connection, customer_id, service_request_id, transition, now)
+        )
+
+    async def step_with(
+        self, also: Work[bool], customer_id: str, service_request_id: str, transition: Transition
+    ) -> None:
+        """In one transaction, do `also`, and where that says True, apply the transition."""
+
+        def work(connection: Connection, now: float) -> Step | None:
+            if not also(connection, now):
+                return None
+            return self._step(connection, customer_id, service_request_id, transition, now)
+
+        await self._stepped(work)
+
+    async def transact(self, work: Work[T]) -> T:
+        """A transaction that touches no assignment."""
+        return await self._database.transact(work)
+
+    def seal(self, body: bytes) -> bytes:
+        """A body in the form in which the store keeps it."""
+        return self._sealer.seal(body)
+
+    async def _stepped(self, work: Work[S]) -> S:
+        step = await self._database.transact(work)
+        if step is not None:
+            for outcome in step.outcomes:
+                metrics.OUTCOMES.labels(step.known.customer_id, outcome.state).inc()
+        return step
+
+    def _step(
+        self,
+        connection: Connection,
+        customer_id: str,
+        service_request_id: str,
+        transition: Transition,
+        now: float,
+    ) -> Step:
+        known = self._load(connection, customer_id, service_request_id)
+        step = transition(known, lambda: _load_of(connection, customer_id, now), now)
+        self._save(connection, known, step, now)
+        return step
+
+    def _load(self, connection: Connection, customer_id: str, service_request_id: str) -> Assignment:
+        row = connection.execute(
+            select(assignments).where(*_this(customer_id, service_request_id)).with_for_update()
+        ).first()
+        if row is None:
+            return Assignment(customer_id, service_request_id)
+        values: dict[str, Any] = {name: getattr(row, name) for name in _FIELDS}
+        values["state"] = State(row.state) if row.state else None
+        values["newest"] = tuple(row.newest)
+        values["newest_status"] = Status(row.newest_status) if row.newest_status else None
+        values["settled"] = tuple(row.settled)
+        values["intent_call"] = Call(row.intent_call) if row.intent_call else None
+        values["request"] = orjson.loads(self._sealer.open(row.request)) if row.request is not None else None
+        return Assignment(**values)
+
+    def _save(self, connection: Connection, before: Assignment, step: Step, now: float) -> None:
+        known = step.known
+        if known != before:
+            values = self._values(before, known) | {"updated_at": now}
+            if connection.execute(_update(known).values(**values)).rowcount == 0:
+                connection.execute(insert(assignments).values(**values))
+        for outcome in step.outcomes:
+            environment = self._environments.get(known.customer_id, "")
+            message = outcome_message(known, outcome, environment, now)
+            connection.execute(
+                insert(outbox).values(
+                    customer_id=known.customer_id,
+                    service_request_id=known.service_request_id,
+                    routing_key=message.routing_key,
+                    headers=dict(message.headers),
+                    body=self._sealer.seal(message.body),
+                    claimed_until=0.0,
+                )
+            )
+
+    def _values(self, before: Assignment, known: Assignment) -> dict[str, Any]:
+        values = {name: getattr(known, name) for name in _FIELDS}
+        values["newest"] = list(known.newest)
+        values["settled"] = list(known.settled)
+        if known.request is before.request and before.revision + len(before.newest) > 0:
+            del values["request"]
+        elif known.request is not None:
+            values["request"] = self._sealer.seal(orjson.dumps(known.request))
+        return values
+
+
+def _this(customer_id: str, service_request_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return (
+        assignments.c.customer_id == customer_id,
+        assignments.c.service_request_id == service_request_id,
+    )
+
+
+def _update(known: Assignment) -> Any:
+    return update(assignments).where(*_this(known.customer_id, known.service_request_id))
+
+
+def _load_of(connection: Connection, customer_id: str, now: float) -> Load:
+    table = assignments.c
+    accepting = or_(
+        and_(table.intent_call == Call.ACCEPT.value),
+        and_(table.uncertain_since.is_not(None), table.state.is_distinct_from(State.HELD.value)),
+    )
+    open_now = or_(table.ours.is_(True), accepting)
+    recent = and_(table.last_accept_at > now - _HOUR, table.state.is_distinct_from(State.LOST.value))
+    row = connection.execute(
+        select(
+            func.count().filter(open_now),
+            func.count().filter(recent),
+        ).where(table.customer_id == customer_id)
+    ).one()
+    return Load(row[0], row[1])

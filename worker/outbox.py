@@ -1,0 +1,119 @@
+"""Publishes committed outcomes, in order for a request, at least once each."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import Connection, Row, and_, delete, exists, select, update
+
+from shared import metrics, topics
+from shared.broker import Broker, Message
+from shared.database import Database
+from shared.errors import Unavailable
+from shared.sealing import Sealer
+from worker.tables import outbox
+
+_CLAIM_SECONDS: Final = 15.0  # after a crash its outcomes are published by another process this much later
+_BATCH: Final = 200
+_LOOK_SECONDS: Final = 1.0  # how late an outcome left behind by another process may be seen
+_PUBLISH_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 1.0
+
+_log = structlog.get_logger("outbox")
+
+
+class Outbox:
+    """One publisher in each process; rows are claimed, so that processes rarely publish the same one."""
+
+    def __init__(self, database: Database, broker: Broker, sealer: Sealer) -> None:
+        self._database = database
+        self._broker = broker
+        self._sealer = sealer
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._task = asyncio.create_task(self._run(), name="outbox")
+
+    def publish_soon(self) -> None:
+        """Something was committed."""
+        self._wake.set()
+
+    async def stop(self, within: float) -> None:
+        """Publish what is there, then stop; what is left after `within` seconds waits in the store."""
+        self._stopping = True
+        self._wake.set()
+        await asyncio.wait([self._task], timeout=within)
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                while await self._publish_batch():
+                    pass
+            except Unavailable as error:
+                _log.warning("outcomes_not_published", problem=str(error))
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _publish_batch(self) -> bool:
+        """Claim, publish, forget; whether there was anything. Raises Unavailable where a part could not be done."""
+        rows = await self._database.transact(_claim)
+        if not rows:
+            return False
+        by_request = groupby(rows, key=lambda row: (row.customer_id, row.service_request_id))
+        results = await asyncio.gather(*(self._publish_in_order(list(group)) for _, group in by_request))
+        published = [row_id for done, _ in results for row_id in done]
+        left = [row.id for row in rows if row.id not in set(published)]
+        await self._database.transact(lambda connection, _: _finish(connection, published, left))
+        for _, error in results:
+            if error is not None:
+                raise error
+        return True
+
+    async def _publish_in_order(self, rows: list[Row[Any]]) -> tuple[list[int], Unavailable | None]:
+        done: list[int] = []
+        for row in rows:
+            message = Message(row.routing_key, row.headers, self._sealer.open(row.body))
+            try:
+                await self._broker.publish(
+                    topics.OUTCOMES, message, mandatory=False, timeout=_PUBLISH_SECONDS
+                )
+            except Unavailable as error:
+                return done, error
+            metrics.PUBLISHED.labels(row.customer_id).inc()
+            done.append(row.id)
+        return done, None
+
+
+def _claim(connection: Connection, now: float) -> list[Row[Any]]:
+    """Unclaimed rows whose request has no earlier row in another process's hands, by request and in order."""
+    earlier = outbox.alias()
+    in_other_hands = exists().where(
+        and_(
+            earlier.c.customer_id == outbox.c.customer_id,
+            earlier.c.service_request_id == outbox.c.service_request_id,
+            earlier.c.id < outbox.c.id,
+            earlier.c.claimed_until > now,
+        )
+    )
+    free = (
+        select(outbox.c.id).where(outbox.c.claimed_until <= now, ~in_other_hands).order_by(outbox.c.id).limit(_BATCH)
+    )
+    ids = list(connection.scalars(free))
+    if not ids:
+        return []
+    claimed = update(outbox).where(outbox.c.id.in_(ids)).values(claimed_until=now + _CLAIM_SECONDS)
+    rows = connection.execute(claimed.returning(*outbox.c)).all()
+    return sorted(rows, key=lambda row: (row.customer_id, row.service_request_id, row.id))
+
+
+def _finish(connection: Connection, published: Iterable[int], left: list[int]) -> None:
+    connection.execute(delete(outbox).where(outbox.c.id.in_(list(published))))
+    if left:
+        connection.execute(update(outbox).where(outbox.c.id.in_(left)).values(claimed_until=0.0))

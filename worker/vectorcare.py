@@ -1,0 +1,173 @@
+"""VectorCare's API 2.0 as a client: accept and decline, each call sent at most once, each answer one of a closed set.
+
+aiohttp repeats a PUT by itself when a kept connection breaks under it. An accept that was taken before the break would
+then be refused the second time and look lost, so `_sent_once` turns those errors into ones that aiohttp leaves alone.
+"""
+
+import asyncio
+import time
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Final
+
+import aiohttp
+import orjson
+import structlog
+from aiohttp import ClientConnectorError, ClientError, ClientHandlerType, ClientRequest, ClientResponse
+from yarl import URL
+
+from shared import metrics
+from worker.assignment import Answer, Answered, Call
+from worker.customers import Customer
+from worker.token import Token, TokenRefused
+
+_NOT_PERMITTED: Final = "public_api:"
+_LONGEST_ANSWER: Final = 65536
+_LONGEST_WAIT: Final = 3600.0  # seconds that a Retry-After may ask for
+
+_log = structlog.get_logger("vectorcare")
+
+
+class Broken(Exception):  # noqa: N818 - it says what happened to the connection
+    """The connection broke; `sent` says whether the request may have reached VectorCare."""
+
+    def __init__(self, *, sent: bool) -> None:
+        super().__init__("the connection broke")
+        self.sent = sent
+
+
+async def _sent_once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+    try:
+        return await handler(request)
+    except (ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise Broken(sent=False) from error
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise Broken(sent=True) from error
+
+
+class VectorCare:
+    """The API for all customers: one pool of connections, a token for each. An async context manager."""
+
+    def __init__(self, customers: dict[str, Customer], call_seconds: float) -> None:
+        self._call_seconds = call_seconds
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=60),
+            cookie_jar=aiohttp.DummyCookieJar(),  # what one customer's answer sets must not travel with another's call
+            middlewares=(_sent_once,),
+            timeout=aiohttp.ClientTimeout(total=None),  # each call has its own deadline
+        )
+        self._tokens = {
+            customer_id: Token(customer_id, customer.token_url, customer.client_id, customer.client_secret, self._session)
+            for customer_id, customer in customers.items()
+        }
+
+    async def __aenter__(self) -> "VectorCare":
+        for token in self._tokens.values():
+            token.renew_soon()  # so that the first accept of the day does not wait for it
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for token in self._tokens.values():
+            await token.close()
+        await self._session.close()
+
+    async def call(self, customer: Customer, service_request_id: str, call: Call, notes: str | None) -> Answer:
+        """Make the call and say what is known after it; takes at most `call_seconds`, raises nothing."""
+        started = time.perf_counter()
+        answer = await self._call(customer, service_request_id, call, notes)
+        seconds = time.perf_counter() - started
+        metrics.API_CALLS.labels(customer.customer_id, call, answer.kind).inc()
+        metrics.API_SECONDS.labels(call).observe(seconds)
+        _log.info(
+            "api_call",
+            customer=customer.customer_id,
+            request=service_request_id,
+            call=call,
+            answer=answer.kind,
+            status=answer.status,
+            code=answer.code,
+            milliseconds=round(seconds * 1000, 1),
+        )
+        return answer
+
+    async def _call(self, customer: Customer, service_request_id: str, call: Call, notes: str | None) -> Answer:
+        token = self._tokens[customer.customer_id]
+        url = URL(f"{customer.api_url}/requests/{service_request_id}/{call}/", encoded=True)
+        body = orjson.dumps({"response_notes": notes} if notes else {})
+        deadline = asyncio.get_running_loop().time() + self._call_seconds
+        answer = Answer(Answered.NO_TOKEN)
+        for _ in range(2):  # a 401 is answered once with a fresh token
+            try:
+                async with asyncio.timeout_at(deadline):
+                    bearer = await token.get()
+            except (TokenRefused, TimeoutError):
+                return Answer(Answered.NO_TOKEN)
+            answer = await self._send(url, body, bearer, deadline)
+            if answer.kind is not Answered.NO_TOKEN:
+                return answer
+            token.forget(bearer)
+        return answer
+
+    async def _send(self, url: URL, body: bytes, bearer: str, deadline: float) -> Answer:
+        headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
+        try:
+            async with (
+                asyncio.timeout_at(deadline),
+                self._session.put(url, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                content = await response.content.read(_LONGEST_ANSWER)
+                return read_answer(response.status, content, response.headers.get("Retry-After"), time.time())
+        except Broken as broken:
+            return Answer(Answered.UNKNOWN if broken.sent else Answered.NOT_SENT)
+        except (TimeoutError, ClientError):
+            return Answer(Answered.UNKNOWN)
+
+
+def read_answer(status: int, content: bytes, retry_after: str | None, now: float) -> Answer:
+    """VectorCare's documented answers to a call; what is not documented says nothing about its effect. Pure."""
+    code = _code(content)
+    match status:
+        case 200 | 201:
+            kind = Answered.TAKEN
+        case 400:
+            kind = Answered.INVALID
+        case 401:
+            kind = Answered.NO_TOKEN
+        case 403 if code and code.startswith(_NOT_PERMITTED):
+            kind = Answered.NOT_PERMITTED
+        case 403 | 404:
+            kind = Answered.GONE
+        case 429:
+            kind = Answered.THROTTLED
+        case _:
+            kind = Answered.UNKNOWN
+    return Answer(kind, status, code, _seconds(retry_after, now))
+
+
+def _code(content: bytes) -> str | None:
+    """The error's code, `{"message", "code"}` or the first of a field's; only VectorCare's own words, never a value."""
+    try:
+        found: Any = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    if isinstance(found, dict) and "code" not in found:
+        found = next(iter(found.values()), None)
+    if isinstance(found, list):
+        found = next(iter(found), None)
+    code = found.get("code") if isinstance(found, dict) else None
+    if isinstance(code, str) and len(code) <= 64 and code.replace(":", "").replace("_", "").isalnum():
+        return code
+    return None
+
+
+def _seconds(retry_after: str | None, now: float) -> float:
+    """Retry-After in either of HTTP's forms, seconds or a date; 0 where it is neither."""
+    if retry_after is None:
+        return 0.0
+    try:
+        wait = float(retry_after) if retry_after.isdecimal() else parsedate_to_datetime(retry_after).timestamp() - now
+    except ValueError:
+        return 0.0
+    return min(max(wait, 0.0), _LONGEST_WAIT)
