@@ -53,8 +53,10 @@ async def _findings(configuration: Callable[[], Settings], *, offline: bool) -> 
     findings = [Finding("configuration")]
     if not settings.declared:
         findings.append(Finding("customers", "there are none: add [customers.ID]", configuration=True))
-    for problem in dict.fromkeys([*problems, *receiving]):
-        findings.append(Finding(problem.place, f"{problem.message} (this customer is disabled)", configuration=True))
+    findings += [
+        Finding(problem.place, f"{problem.message} (this customer is disabled)", configuration=True)
+        for problem in dict.fromkeys([*problems, *receiving])
+    ]
     findings += [_warning(problem) for problem in settings.warnings]
     findings += [Finding(f"customers.{customer_id}: keys, policy") for customer_id in served]
     if not offline:
@@ -71,7 +73,7 @@ async def _broker_and_store(settings: Settings) -> list[Finding]:
     try:
         async with open_house(settings, with_store=True) as house:
             deadline = asyncio.get_running_loop().time() + _BROKER_SECONDS
-            while house.broker.problem and asyncio.get_running_loop().time() < deadline:
+            while house.broker.problem and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a deadline
                 await asyncio.sleep(0.05)
             return [Finding("store"), Finding("broker", house.broker.problem)]
     except ReceiverError as error:
@@ -81,9 +83,7 @@ async def _broker_and_store(settings: Settings) -> list[Finding]:
 async def _credentials(customer: Customer) -> Finding:
     what = f"customers.{customer.customer_id}: credentials"
     async with aiohttp.ClientSession() as session:
-        token = Token(
-            customer.customer_id, customer.token_url, customer.client_id, customer.client_secret, session
-        )
+        token = Token(customer.customer_id, customer.token_url, customer.client_id, customer.client_secret, session)
         try:
             await token.get()
         except TokenRefused as refused:

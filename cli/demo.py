@@ -77,17 +77,20 @@ class Story:
 def demo(requests: int, seed: int) -> int:
     """Run it and print it; the exit status."""
     console = Console()
-    with tempfile.TemporaryDirectory(prefix="vectorcare-demo-") as folder:
-        with (Path(folder) / "log.jsonl").open("w") as stream:
-            logs.configure(stream)
-            return asyncio.run(_demo(console, Path(folder), requests, seed))
+    with (
+        tempfile.TemporaryDirectory(prefix="vectorcare-demo-") as folder,
+        (Path(folder) / "log.jsonl").open("w") as stream,
+    ):
+        logs.configure(stream)
+        return asyncio.run(_demo(console, Path(folder), requests, seed))
 
 
 async def _demo(console: Console, folder: Path, requests: int, seed: int) -> int:
     console.print(
-        f"A local VectorCare broadcasts {requests} service requests to {' and '.join(CUSTOMERS)}.\n"
-        "Each webhook is signed with the customer's key, verified, made durable, decided by the customer's policy,\n"
-        "answered through the API, and confirmed by a second webhook.\n"
+        f"A local VectorCare broadcasts {requests} service requests to {' and '.join(CUSTOMERS)}. Each\n"
+        "webhook is signed with the customer's key, verified, made durable, decided by\n"
+        "the customer's policy, answered through the API, and confirmed by a second\n"
+        "webhook.\n"
     )
     story = Story()
     async with Sandbox(Options(seed=seed)) as sandbox:
@@ -185,8 +188,8 @@ async def _one(sandbox: Sandbox, story: Story, number: int, chance: Random) -> N
 
 
 def _report(console: Console, sandbox: Sandbox, story: Story) -> int:
-    columns = ("broadcast", "accepted", "declined", "held", "lost to another", "assigned")
-    table = Table("customer", *columns, title="What became of them", title_justify="left")
+    columns = ("broadcast", "accepted", "declined", "held", "lost", "assigned")
+    table = Table("customer", *columns, title="What became of the offers", title_justify="left")
     for name in CUSTOMERS:
         mine = {request: states for (customer, request), states in story.told.items() if customer == name}
         counts = Counter(state for states in mine.values() for state in set(states))
@@ -230,7 +233,9 @@ def _wrong(sandbox: Sandbox, story: Story) -> list[str]:
     for (name, request), states in story.expected.items():
         told = story.told.get((name, request), [])
         if not told or told[-1] not in states:
-            lines.append(f"{name} {request}: told {' > '.join(told) or 'nothing'}, expected {' or '.join(sorted(states))}")
+            lines.append(
+                f"{name} {request}: told {' > '.join(told) or 'nothing'}, expected {' or '.join(sorted(states))}"
+            )
     for request, wanting in story.winners.items():
         if sandbox.requests[request].assigned_to not in wanting:
             lines.append(f"{request}: nobody who wanted it has it")

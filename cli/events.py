@@ -34,11 +34,13 @@ async def _tail(settings: Settings, pattern: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     bindings = (Binding(topics.WEBHOOKS, pattern), Binding(topics.OUTCOMES, pattern))
-    async with open_house(settings, with_store=False) as house:
-        async with contextlib.aclosing(house.broker.tail(bindings)) as messages:  # type: ignore[type-var]
-            async for message in messages:
-                sys.stdout.write(line(message) + "\n")
-                sys.stdout.flush()
+    async with (
+        open_house(settings, with_store=False) as house,
+        contextlib.aclosing(house.broker.tail(bindings)) as messages,
+    ):
+        async for message in messages:
+            sys.stdout.write(line(message) + "\n")
+            sys.stdout.flush()
 
 
 def line(message: Message) -> str:

@@ -31,9 +31,7 @@ def _receivers(chosen: list[str]) -> dict[str, str]:
     return pairs
 
 
-async def _serve(
-    options: Options, receivers: dict[str, str], directory: Path | None, mode: str | None
-) -> None:
+async def _serve(options: Options, receivers: dict[str, str], directory: Path | None, mode: str | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -55,6 +55,11 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
         context.load_cert_chain(settings.path(part.tls_certificate), settings.path(part.tls_key))
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(
-            [Problem("ingress.tls_certificate", f"can't be used with tls_key: {error.strerror or 'not a PEM pair'}")]
+            [
+                Problem(
+                    "ingress.tls_certificate",
+                    f"can't be used with tls_key: {error.strerror or 'not a PEM pair'}",
+                )
+            ]
         ) from None
     return context

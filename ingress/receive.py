@@ -34,7 +34,7 @@ class Answer(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Refused(Exception):  # noqa: N818 - an answer, not an error
+class Refused(Exception):
     """Ends the receiving of one webhook: the answer, and why, for the log alone."""
 
     answer: Answer

@@ -29,9 +29,7 @@ MESSAGES: Mapping[str, str] = {
     "api:too_many_requests": "Request was throttled.",
     "api:method_not_allowed": "Method not allowed.",
     "api:unknown_error": "Unknown error.",
-    "public_api:public_api_not_enabled": (
-        "The Open API is not enabled for the service type of this request."
-    ),
+    "public_api:public_api_not_enabled": ("The Open API is not enabled for the service type of this request."),
     "responder:too_many_locations": f"Too many locations. (Max {LOCATIONS} per request)",
 }
 
@@ -62,7 +60,7 @@ BAD_REQUEST = failure(400, "api:bad_request")
 UNKNOWN_ERROR = failure(500, "api:unknown_error")
 
 
-class BodyRefused(Exception):  # noqa: N818 - what the API does
+class BodyRefused(Exception):
     """A body that the API answers with 400."""
 
     def __init__(self, answer: ApiAnswer) -> None:
@@ -167,9 +165,7 @@ def state(body: bytes, now: datetime) -> dict[str, Any]:
         names = problem("common:choice_invalid", f'"{name}" is not a valid choice.')
     moment, times = _moment(value, "timestamp")
     if moment and not now - TIMESTAMP_AGE <= moment.astimezone(UTC) <= now:
-        times = problem(
-            "api:bad_request", "Timestamp must be within 7 days of current time and not in the future."
-        )
+        times = problem("api:bad_request", "Timestamp must be within 7 days of current time and not in the future.")
     _checked(name=names, timestamp=times)
     return {"name": name, "timestamp": value["timestamp"]}
 

@@ -205,9 +205,7 @@ class OpenApi:
             arrival.request.transport.abort()
         return respond(answer)
 
-    def _note(
-        self, arrival: _Arrival, answer: ApiAnswer, trouble: str | None, *, effect: bool, answered: bool
-    ) -> None:
+    def _note(self, arrival: _Arrival, answer: ApiAnswer, trouble: str | None, *, effect: bool, answered: bool) -> None:
         self._market.record.append(
             ApiCall(
                 at=arrival.at,

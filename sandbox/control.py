@@ -20,7 +20,7 @@ Json = dict[str, Any]
 Reply = Callable[[web.Request], Awaitable[Any]]
 
 
-class WrongCall(Exception):  # noqa: N818 - what the caller is told
+class WrongCall(Exception):
     """The body of a control call is not as documented; the message says how."""
 
 

@@ -182,7 +182,7 @@ class Delivery:
         )
 
     async def _post(self, url: str, call: Call) -> Answer:
-        assert self._session is not None, "open() comes first"  # noqa: S101 - a call before the start
+        assert self._session is not None, "open() comes first"
         headers = {} if call.signature is None else {"X-VectorCare-Signature": call.signature}
         started = time.perf_counter()
 
@@ -190,9 +190,7 @@ class Delivery:
             return Answer(status, body, time.perf_counter() - started, error)
 
         try:
-            async with self._session.post(
-                url, data=call.body, headers=headers, allow_redirects=False
-            ) as response:
+            async with self._session.post(url, data=call.body, headers=headers, allow_redirects=False) as response:
                 return answer(response.status, await response.read())
         except TimeoutError:
             return answer(None, error="timeout")

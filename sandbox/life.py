@@ -18,7 +18,7 @@ STATES = ("en_route", "arrived", "on_board", "arrived_at_destination", "complete
 ENDS = ("canceled", "dry_run")
 
 
-class NotAvailable(Exception):  # noqa: N818 - reads as what the guide calls it
+class NotAvailable(Exception):
     """The request is not available to that organization, or not in a state where this can happen."""
 
 
@@ -116,9 +116,7 @@ def broadcast(request: ServiceRequest, receivers: Iterable[str]) -> Step:
     return Step(*_tell(request, receivers, "BROADCAST_RECEIVED", Status.AVAILABLE))
 
 
-def _assign(
-    request: ServiceRequest, winner: str, action: str, options: Options, *, accepted: bool = False
-) -> Step:
+def _assign(request: ServiceRequest, winner: str, action: str, options: Options, *, accepted: bool = False) -> Step:
     others = [n for n in holders(request, Status.AVAILABLE, Status.ASSIGNED) if n != winner]
     request, lost = _tell(request, others, options.action("taken_by_other"), Status.UNAVAILABLE)
     won: tuple[Notice, ...] = ()

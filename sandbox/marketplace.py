@@ -21,7 +21,7 @@ from sandbox.tokens import Organization, Tokens
 from sandbox.trouble import Troublemaker
 
 
-class Unknown(LookupError):  # noqa: N818 - what the caller is told
+class Unknown(LookupError):
     """There is no organization, service request or webhook call of that name."""
 
 
@@ -211,9 +211,7 @@ class Marketplace:
             self.by_hand(replace(call, signature=SigningKey.wrong(call.signature or ""), signed=False))
         if treatment.malformed is not None:
             bad = malformed.body(treatment.malformed)
-            self.by_hand(
-                replace(call, body=bad, signature=receiver.key.sign(bad), event_id="", request_id="")
-            )
+            self.by_hand(replace(call, body=bad, signature=receiver.key.sign(bad), event_id="", request_id=""))
         if treatment.old and (before := self._delivered_before(call)):
             self.redeliver(before)
 
@@ -233,7 +231,7 @@ class Marketplace:
         owner = self.receiver(receiver)
         header = {"right": owner.key.sign(body), "missing": None}.get(signature, signature)
         webhook = owner.webhooks[0] if owner.webhooks else Webhook("", url or "")
-        call = Call(owner, webhook, "", "", "", "", body, header, signed=signature == "right")
+        call = Call(owner, webhook, *_told(body), body, header, signed=signature == "right")
         return await self.delivery.attempt(call, cause="sent", url=url)
 
     # Webhook Call History
@@ -272,3 +270,16 @@ class Marketplace:
     def _delivered_before(self, call: Call) -> WebhookAttempt | None:
         rows = [a for a in self.record.webhooks()[-200:] if a.receiver == call.receiver.name and a.event_id]
         return rows[stream(self.options.seed, "old", call.event_id).randrange(len(rows))] if rows else None
+
+
+def _told(body: bytes) -> tuple[str, str, str, str]:
+    """Request, event, action and status of a body, all empty unless it is as documented."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return "", "", "", ""
+    names = ("service_request_id", "event_id", "action", "request_status")
+    found = [value.get(name) for name in names] if isinstance(value, dict) else []
+    if not found or not all(isinstance(text, str) for text in found):
+        return "", "", "", ""
+    return str(found[0]), str(found[1]), str(found[2]), str(found[3])

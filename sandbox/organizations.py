@@ -19,7 +19,7 @@ ACTIVE_WEBHOOKS = 2
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class SettingRefused(Exception):  # noqa: N818 - what the settings page would say
+class SettingRefused(Exception):
     """A setting that VectorCare's settings would not take; the message says why."""
 
 

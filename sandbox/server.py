@@ -43,7 +43,8 @@ class Sandbox:
         app = web.Application(middlewares=[_documented_errors(api)], client_max_size=MAX_BODY)
         app.add_routes(api.routes())
         app.add_routes(Control(self.market, lambda: self.url).routes())
-        app.add_routes(Settings(self.market).routes())
+        self._settings = Settings(self.market)
+        app.add_routes(self._settings.routes())
         await self.delivery.open()
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -55,6 +56,7 @@ class Sandbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._settings.close()
         await self.delivery.close()
         if self._runner:
             await self._runner.cleanup()
@@ -134,9 +136,7 @@ class Sandbox:
         """The Requester edits fields of `data`."""
         self._do(life.change_data(self._request(request_id), changes, self.options), "change_data")
 
-    def answer_proposal(
-        self, request_id: str, receiver: str, answer: str, counter: str | None = None
-    ) -> None:
+    def answer_proposal(self, request_id: str, receiver: str, answer: str, counter: str | None = None) -> None:
         """The Requester answers a best time: `accepted`, `declined` or `countered` with a time."""
         request = self._request(request_id)
         step = life.answer_proposal(request, receiver, self.options, answer=answer, counter=counter)
@@ -194,9 +194,7 @@ class Sandbox:
         """The signature that VectorCare would put on these bytes for that Receiver."""
         return self.market.receiver(receiver).key.sign(body)
 
-    async def send(
-        self, receiver: str, body: bytes, signature: str = "right", url: str | None = None
-    ) -> Answer:
+    async def send(self, receiver: str, body: bytes, signature: str = "right", url: str | None = None) -> Answer:
         """Posts any bytes once, to the Receiver's first webhook or to `url`.
 
         `signature`: `right`, `missing`, or the header's value.

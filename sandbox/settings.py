@@ -1,13 +1,15 @@
-"""The JSON API for a Receiver's settings, its Webhook Call History, and trouble."""
+"""The JSON API for a Receiver's settings, its Webhook Call History, trouble and load."""
 
+import asyncio
 from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
 from sandbox.control import Json, WrongCall, body_of, guarded, receiver_json, request_json, wanted
+from sandbox.load import Load, Wanted
 from sandbox.marketplace import Marketplace
-from sandbox.organizations import PERMISSIONS, Receiver
+from sandbox.organizations import PERMISSIONS, Receiver, SettingRefused
 from sandbox.record import WebhookAttempt
 from sandbox.trips import iso_at
 from sandbox.trouble import Planned, Trouble
@@ -32,6 +34,8 @@ class Settings:
 
     def __init__(self, market: Marketplace) -> None:
         self._market = market
+        self._load: Load | None = None
+        self._running: asyncio.Task[None] | None = None
 
     def routes(self) -> list[web.RouteDef]:
         """Method, path and handler of every call."""
@@ -53,6 +57,8 @@ class Settings:
             web.get("/sandbox/trouble", guarded(self._trouble)),
             web.put("/sandbox/trouble", guarded(self._set_trouble)),
             web.post("/sandbox/trouble/plan", guarded(self._plan)),
+            web.post("/sandbox/load", guarded(self._start_load, 202)),
+            web.get("/sandbox/load", guarded(self._progress)),
         ]
 
     def _receiver(self, request: web.Request) -> Receiver:
@@ -71,18 +77,14 @@ class Settings:
     async def _add_webhook(self, request: web.Request) -> Json:
         """`{"url", "active": true}`."""
         body = await body_of(request)
-        webhook = self._receiver(request).add_webhook(
-            wanted(body, "url", str), active=body.get("active", True) is True
-        )
+        webhook = self._receiver(request).add_webhook(wanted(body, "url", str), active=body.get("active", True) is True)
         return asdict(webhook)
 
     async def _change_webhook(self, request: web.Request) -> Json:
         """`{"url", "active"}`, what is given is changed."""
         body = await body_of(request)
         active = wanted({"active": True, **body}, "active", bool) if "active" in body else None
-        webhook = self._receiver(request).change_webhook(
-            request.match_info["webhook_id"], body.get("url"), active
-        )
+        webhook = self._receiver(request).change_webhook(request.match_info["webhook_id"], body.get("url"), active)
         return asdict(webhook)
 
     async def _delete_webhook(self, request: web.Request) -> Json:
@@ -119,9 +121,7 @@ class Settings:
         body = await body_of(request)
         given = wanted(body, "body", (str, dict))
         raw = bytes.fromhex(given["hex"]) if isinstance(given, dict) else given.encode()
-        answer = await self._market.send(
-            self._receiver(request).name, raw, str(body.get("signature", "right"))
-        )
+        answer = await self._market.send(self._receiver(request).name, raw, str(body.get("signature", "right")))
         return {"status": answer.status, "error": answer.error, "seconds": answer.seconds}
 
     async def _requests(self, request: web.Request) -> list[Json]:
@@ -156,3 +156,26 @@ class Settings:
             raise WrongCall(str(error)) from None
         self._market.trouble.plan(planned)
         return asdict(planned)
+
+    async def _start_load(self, request: web.Request) -> Any:
+        """`{"rate", "duration", "to": [names], "kind"}`: starts a stream of broadcasts."""
+        body = await body_of(request)
+        if self._load and self._load.running:
+            raise SettingRefused("a load is running already")
+        rate, duration = wanted(body, "rate", (int, float)), wanted(body, "duration", (int, float))
+        to = tuple(self._market.receiver(name).name for name in body.get("to") or self._market.receivers)
+        if rate <= 0 or duration <= 0 or not to:
+            raise WrongCall("'rate' and 'duration' are positive, and there is a Receiver")
+        self._load = Load(self._market, Wanted(float(rate), float(duration), to, body.get("kind")))
+        self._running = asyncio.get_running_loop().create_task(self._load.run())
+        return self._load.progress()
+
+    async def _progress(self, request: web.Request) -> Any:
+        """How far the load is, or how it ended."""
+        return self._load.progress() if self._load else {"running": False}
+
+    async def close(self) -> None:
+        """Stops a running load."""
+        if self._running:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)

@@ -22,9 +22,7 @@ class SigningKey:
     def __init__(self, private: rsa.RSAPrivateKey | None = None) -> None:
         self._private = private or rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.public_pem = (
-            self._private.public_key()
-            .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            .decode("ascii")
+            self._private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
         )
 
     @classmethod

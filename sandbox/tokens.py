@@ -78,8 +78,6 @@ def client(organizations: list[Organization], client_id: str, secret: str) -> Or
     """The organization that these credentials belong to."""
     for organization in organizations:
         for credential in organization.credentials:
-            if credential.client_id == client_id and compare_digest(
-                credential.client_secret.encode(), secret.encode()
-            ):
+            if credential.client_id == client_id and compare_digest(credential.client_secret.encode(), secret.encode()):
                 return organization
     return None

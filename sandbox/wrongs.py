@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import orjson
 
+from sandbox.evidence import Case, Evidence, Finding, Rules, ended, reached
 from sandbox.life import goes_back
 from sandbox.options import Status
 from sandbox.record import ApiCall, WebhookAttempt
-from sandbox.verify import UNSENT, Case, Evidence, Finding, Rules, ended, reached
 
 REACTIONS = ("accept", "decline", "best_time")
 PROGRESS = ("state", "locations", "change_request")
@@ -54,7 +54,7 @@ def forged_taken(evidence: Evidence, rules: Rules) -> Iterator[Finding]:
 
 def calls_documented(evidence: Evidence, rules: Rules) -> Iterator[Finding]:
     """Only documented calls, with bodies that the API takes, on requests that exist."""
-    told = b"\n".join(w.body for w in evidence.webhooks if w.signed and not w.event_id)
+    mentioned = {(case.receiver, case.request_id) for case in evidence.cases if case.mentioned}
     for call in evidence.calls:
         if call.call == "unknown":
             sentence = f"{call.method} {call.path} is no documented call"
@@ -62,7 +62,7 @@ def calls_documented(evidence: Evidence, rules: Rules) -> Iterator[Finding]:
         elif call.answer_status == 400:
             sentence = f"{call.call} was refused with 400 {call.error_code}"
             yield Finding("bad_body", call.receiver, call.request_id, call.at, sentence)
-        elif call.answer_status == 404 and call.request_id.encode() not in told:
+        elif call.answer_status == 404 and (call.receiver, call.request_id) not in mentioned:
             sentence = f"{call.call} on a request that nobody was told of"
             yield Finding("unknown_request", call.receiver, call.request_id, call.at, sentence)
 
@@ -91,7 +91,7 @@ def tokens_alive(evidence: Evidence, rules: Rules) -> Iterator[Finding]:
 
 
 def accepted_twice(case: Case, rules: Rules, end: float) -> Iterator[Finding]:
-    """After an accept was answered 201 there is no other, unless the request was offered anew; and no two at once."""
+    """After a 201 there is no other accept, unless the request was offered anew; and no two at once."""
     last: ApiCall | None = None
     for call in case.named("accept"):
         if last is not None and _repeats(case, last, call):
@@ -135,7 +135,7 @@ def acted_unoffered(case: Case, rules: Rules, end: float) -> Iterator[Finding]:
     """Nothing is called before a rightly signed webhook about the request has reached the Receiver."""
     first = min((w.at for w in case.webhooks if reached(w)), default=None)
     for call in case.calls:
-        if call.answer_status != 404 and (first is None or call.at < first):
+        if not case.mentioned and call.answer_status != 404 and (first is None or call.at < first):
             sentence = f"{call.call} before any rightly signed webhook told of the request"
             yield case.finding("acted_unoffered", call.at, sentence)
 

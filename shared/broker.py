@@ -3,7 +3,7 @@
 Two adapters keep it, `shared.rabbitmq` and `shared.embedded`; `tests/contract` holds both to one behaviour.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,7 +43,7 @@ class Topology:
 
 
 class Delivery(Protocol):
-    """One message handed to us. Exactly one of ack, retry and park settles it; DeliveryLost where it is ours no more."""
+    """One message handed to us. One of ack, retry and park settles it; DeliveryLost where it is ours no more."""
 
     @property
     def message(self) -> Message:
@@ -96,7 +96,7 @@ class Broker(Protocol):
         """Call `on_delivery` for each message, at most `prefetch` unsettled at a time, and go on after every loss
         of the connection. Messages in the hands of a consumer that died come again."""
 
-    def tail(self, bindings: tuple[Binding, ...]) -> AsyncIterator[Message]:
+    def tail(self, bindings: tuple[Binding, ...]) -> AsyncGenerator[Message, None]:
         """Live copies of what is published from now on; nothing is kept when the iteration ends."""
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ whoever holds the receipt settles the row. A process that died lets its leases r
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Final
 
 import structlog
@@ -105,15 +105,13 @@ class EmbeddedBroker:
         for name in reached:
             self.arrival(name).set()
 
-    async def consume(
-        self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
-    ) -> "_Consumer":
+    async def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> "_Consumer":
         """See the port."""
         consumer = _Consumer(self, self._engine, self._sealer, queue, prefetch, on_delivery, self._lease)
         self._consumers.append(consumer)
         return consumer
 
-    async def tail(self, bindings: tuple[Binding, ...]) -> AsyncIterator[Message]:
+    async def tail(self, bindings: tuple[Binding, ...]) -> AsyncGenerator[Message, None]:
         """See the port. Keeps a queue of its own while it is read, forgotten 30 s after its reader died."""
         name = f"tail-{uuid.uuid4().hex}"
         await self._engine.transact(lambda connection, now: _declare_tail(connection, now, name, bindings))
@@ -153,7 +151,7 @@ class EmbeddedBroker:
 class _Consumer:
     """Claims rows of one queue while it has room, and renews the leases of what it holds."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - wiring of one private class
+    def __init__(
         self,
         broker: EmbeddedBroker,
         engine: Engine,
@@ -373,9 +371,7 @@ def _bind(connection: Connection, queues: Iterable[tuple[str, tuple[Binding, ...
         connection.execute(insert(_bindings), rows)
 
 
-def _publish(
-    connection: Connection, now: float, exchange: str, message: Message, body: bytes
-) -> frozenset[str]:
+def _publish(connection: Connection, now: float, exchange: str, message: Message, body: bytes) -> frozenset[str]:
     """Put a copy into each queue that is bound for it; the queues reached."""
     found = connection.execute(
         select(_bindings.c.queue, _bindings.c.pattern, _queues.c.expires_at)
@@ -406,7 +402,7 @@ def _anything(connection: Connection, queue: str) -> bool:
     return connection.execute(visible.limit(1)).first() is not None
 
 
-def _claim(  # noqa: PLR0913, PLR0917 - the row's new values
+def _claim(
     connection: Connection, now: float, queue: str, room: int, receipt: str, lease: float
 ) -> list[Row[Any]]:
     visible = (
@@ -434,9 +430,7 @@ def _claim(  # noqa: PLR0913, PLR0917 - the row's new values
 
 def _postpone(connection: Connection, now: float, row_id: int, seconds: float) -> None:
     connection.execute(
-        update(_messages)
-        .where(_messages.c.id == row_id)
-        .values(visible_at=now + seconds, deliveries=0, receipt=None)
+        update(_messages).where(_messages.c.id == row_id).values(visible_at=now + seconds, deliveries=0, receipt=None)
     )
 
 

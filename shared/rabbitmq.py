@@ -11,13 +11,15 @@ import itertools
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any, Final, cast
 
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelPreconditionFailed, DeliveryError, PublishError
+from aiormq.channel import Channel
+from pamqp.common import Arguments
 from yarl import URL
 
 from shared import topics
@@ -26,14 +28,14 @@ from shared.errors import DeliveryLost, Unavailable, Unroutable
 from shared.parking import ORIGIN_KEY, parked_headers
 
 RETRY_SECONDS: Final = (1, 5, 30, 120)
-DEAD_LETTERING: Final[dict[str, Any]] = {
+DEAD_LETTERING: Final[Arguments] = {
     "x-queue-type": "quorum",
     "x-dead-letter-exchange": "",
     "x-dead-letter-routing-key": topics.DEAD_LETTERS,
     "x-dead-letter-strategy": "at-least-once",
     "x-overflow": "reject-publish",
 }
-_SUBSCRIPTION: Final[dict[str, Any]] = {"x-queue-type": "quorum"}
+_SUBSCRIPTION: Final[Arguments] = {"x-queue-type": "quorum"}
 _RETRY_KEY: Final = "receiver-retry-key"
 _RETRY_ATTEMPTS: Final = "receiver-retry-attempts"
 _RETRY_DUE: Final = "receiver-retry-due"
@@ -201,16 +203,14 @@ class RabbitBroker:
         except CONNECTION_EXCEPTIONS as error:
             raise Unavailable(_describe(error)) from None
 
-    async def consume(
-        self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
-    ) -> "_Consumer":
+    async def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> "_Consumer":
         """See the port."""
         consumer = _Consumer(self, queue, prefetch, on_delivery)
         self._consumers.append(consumer)
         self._consuming.look_now()
         return consumer
 
-    async def tail(self, bindings: tuple[Binding, ...]) -> AsyncIterator[Message]:
+    async def tail(self, bindings: tuple[Binding, ...]) -> AsyncGenerator[Message, None]:
         """See the port. What is published while the connection is down is not seen."""
         while True:
             connection = await self._consuming.connection()
@@ -280,7 +280,7 @@ async def _declare_retry(channel: AbstractChannel, seconds: int) -> None:
     # A fanout in front, so that the routing key stays free to name the queue to which the message goes back.
     name = retry_queue(seconds)
     exchange = await channel.declare_exchange(name, aio_pika.ExchangeType.FANOUT, durable=True)
-    arguments = {
+    arguments: Arguments = {
         "x-queue-type": "quorum",
         "x-message-ttl": seconds * 1000,
         "x-dead-letter-exchange": "",
@@ -323,7 +323,7 @@ class _Consumer:
         queue = await self._channel.get_queue(self._name, ensure=False)
         self._tag = await queue.consume(self._receive)
         # aiormq forgets the tag when the broker cancels a consumer (its queue was deleted); nothing else tells.
-        self._consumers = (await self._channel.get_underlay_channel()).consumers
+        self._consumers = cast("Channel", await self._channel.get_underlay_channel()).consumers
 
     async def cancel(self) -> None:
         """See the port."""

@@ -344,8 +344,8 @@ def _validated(
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        for detail in error.errors(include_url=False, include_context=False, include_input=False):
-            problems.append(_problem(model, place, detail, variables))
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        problems += [_problem(model, place, detail, variables) for detail in details]
         return None
 
 
@@ -401,4 +401,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-

@@ -54,7 +54,7 @@ async def migrate(engine: Engine) -> None:
     await engine.migrate("worker.migrations", "store_version")
 
 
-async def start(  # noqa: PLR0913, PLR0917 - the adapters that the command line chose
+async def start(
     settings: Settings,
     broker: Broker,
     store: Engine,

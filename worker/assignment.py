@@ -189,7 +189,7 @@ def disagrees(known: Assignment, event: Event, order_by: OrderBy) -> bool:
     )
 
 
-def offered(  # noqa: PLR0913 - all that a decision depends on
+def offered(
     known: Assignment,
     event: Event,
     decide: Callable[[], Decision],
@@ -228,7 +228,7 @@ def offered(  # noqa: PLR0913 - all that a decision depends on
     return _intend(known, call, rules, intent_id, now, decision.notes)
 
 
-def answered(  # noqa: PLR0913 - a call, its answer, and the house's numbers
+def answered(
     known: Assignment,
     event: Event,
     call: Call,
@@ -343,9 +343,7 @@ def completed(known: Assignment, event: Event, *, rules: Rules) -> Step:
 
 def failed(known: Assignment, event: Event, reason: str) -> Step:
     """Handling an event failed and it was parked: somebody must look."""
-    return _tell(
-        known, event, State.FAILED, "dead_lettered", f"an event was parked: {reason}", needs_attention=True
-    )
+    return _tell(known, event, State.FAILED, "dead_lettered", f"an event was parked: {reason}", needs_attention=True)
 
 
 def _while_ours(known: Assignment, rules: Rules, now: float) -> Step:
@@ -372,11 +370,10 @@ def _again(
     now: float,
 ) -> Step:
     """An accept may have been taken: repeat it while the policy still wants the trip and a webhook may yet come."""
-    assert known.uncertain_since is not None
     order = order_of(event, rules.order_by)
     if order > known.newest:
         known = replace(_heard(known, event, order), request=event.data, request_event_id=event.event_id)
-    left = known.uncertain_since + rules.confirm_within - now
+    left = (known.uncertain_since or now) + rules.confirm_within - now
     if left <= 0:
         return _unconfirmed(known, event)
     if mode is Mode.AUTOMATIC and decide().verdict is Verdict.ACCEPT:
@@ -398,7 +395,7 @@ def _call_forgotten(known: Assignment) -> Assignment:
     return replace(known, intent_id=None, intent_call=None, intent_deadline=0.0, uncertain_since=since)
 
 
-def _intend(  # noqa: PLR0913, PLR0917
+def _intend(
     known: Assignment, call: Call, rules: Rules, intent_id: str, now: float, notes: str | None
 ) -> Step:
     known = replace(known, intent_id=intent_id, intent_call=call, intent_deadline=now + rules.lease)
@@ -480,7 +477,7 @@ def _heard(known: Assignment, event: Event, order: Order) -> Assignment:
     return replace(known, newest=order, newest_status=event.status, newest_sent_at=sent_at)
 
 
-def _tell(  # noqa: PLR0913 - an outcome's fields
+def _tell(
     known: Assignment,
     event: Event | None,
     state: State,

@@ -43,9 +43,7 @@ async def handle(desk: Desk, delivery: Delivery) -> Handled:
     return await _call(desk, delivery, event, step, intent_id, began)
 
 
-async def _call(
-    desk: Desk, delivery: Delivery, event: Event, step: Step, intent_id: str, began: float
-) -> Handled:
+async def _call(desk: Desk, delivery: Delivery, event: Event, step: Step, intent_id: str, began: float) -> Handled:
     call = step.call
     assert call is not None
     customer = desk.customers[event.customer_id]

@@ -109,8 +109,7 @@ class Intake:
         except Unavailable as error:
             _log.warning("store_or_broker_unavailable", queue=self._queue, problem=str(error))
             return Handled(Settle(_UNAVAILABLE_AGAIN, counted=False), "unavailable", {})
-        except Exception as error:
-            # Not hidden: logged with its place, tried again a few times, then parked and told as failed.
+        except Exception as error:  # noqa: BLE001 - logged with its place, tried again a few times, then parked
             _log.error("unexpected_error", queue=self._queue, exc_info=error)
             if delivery.attempts < len(_UNEXPECTED_AGAIN):
                 return Handled(Settle(_UNEXPECTED_AGAIN[delivery.attempts]), UNEXPECTED, {})

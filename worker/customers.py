@@ -56,14 +56,15 @@ def _missing(customer_id: str, part: CustomerSettings) -> list[Problem]:
         "api_url": (part.api, f"is required with environment {part.environment}"),
         "token_url": (part.token, f"is required with environment {part.environment}"),
         "client_id": (part.client_id, "is required; VectorCare shows it under Settings > Open API"),
-        "client_secret": (part.client_secret, "is required; VectorCare shows it once, under Settings > Open API"),
+        "client_secret": (
+            part.client_secret,
+            "is required; VectorCare shows it once, under Settings > Open API",
+        ),
     }
     return [Problem(f"{place}.{key}", why, customer_id) for key, (value, why) in wanted.items() if value is None]
 
 
-def _customer(
-    customer_id: str, part: CustomerSettings, keys: tuple[PublicKey, ...], rules: Policy
-) -> Customer:
+def _customer(customer_id: str, part: CustomerSettings, keys: tuple[PublicKey, ...], rules: Policy) -> Customer:
     assert part.api and part.token and part.client_id and part.client_secret  # _missing has seen to it
     return Customer(
         customer_id,

@@ -1,8 +1,9 @@
 """One condition of a policy: a CEL expression, and which fields it reads without asking whether they are known.
 
-Pure. CEL lets null slip through `!`, `!=` and `||`: a missing zip would decline a ride, a missing precaution accept one.
-So the expression's own words are read for the fields that they mention, and a rule that mentions a field which is null
-in this request does not decide. `known(x)`, `yes(x)`, `no(x)` and `default(x, value)` of a plain field ask, and are fine.
+Pure. CEL lets null slip through `!`, `!=` and `||`: a missing zip would decline a ride, a missing precaution accept
+one. So the expression's own words are read for the fields that they mention, and a rule that mentions a field which is
+null in this request does not decide. `known(x)`, `yes(x)`, `no(x)` and `default(x, value)` of a plain field ask, and
+are fine.
 """
 
 import re
@@ -61,8 +62,7 @@ class Expression:
         """True or False; BadExpression where CEL fails or answers something else."""
         try:
             result = self.program.execute(context)
-        except Exception as error:
-            # The library raises many kinds, with values in their text, and each of them means the same: held.
+        except Exception as error:  # noqa: BLE001 - it raises many kinds, with values in their text; each means: held
             raise BadExpression(f"CEL failed ({type(error).__name__})") from None
         if not isinstance(result, bool):
             raise BadExpression(f"CEL answered a {type(result).__name__}, not true or false")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, TypeVar
 
 import orjson
-from sqlalchemy import Connection, ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
 
 from shared import metrics
 from shared.database import Database, Work

@@ -81,9 +81,7 @@ class Outbox:
         for row in rows:
             message = Message(row.routing_key, row.headers, self._sealer.open(row.body))
             try:
-                await self._broker.publish(
-                    topics.OUTCOMES, message, mandatory=False, timeout=_PUBLISH_SECONDS
-                )
+                await self._broker.publish(topics.OUTCOMES, message, mandatory=False, timeout=_PUBLISH_SECONDS)
             except Unavailable as error:
                 return done, error
             metrics.PUBLISHED.labels(row.customer_id).inc()
@@ -102,9 +100,7 @@ def _claim(connection: Connection, now: float) -> list[Row[Any]]:
             earlier.c.claimed_until > now,
         )
     )
-    free = (
-        select(outbox.c.id).where(outbox.c.claimed_until <= now, ~in_other_hands).order_by(outbox.c.id).limit(_BATCH)
-    )
+    free = select(outbox.c.id).where(outbox.c.claimed_until <= now, ~in_other_hands).order_by(outbox.c.id).limit(_BATCH)
     ids = list(connection.scalars(free))
     if not ids:
         return []

@@ -87,9 +87,7 @@ class Policy:
                 continue
             if unknown:
                 reads = ".".join(unknown[0])
-                return _held(
-                    Reason.UNKNOWN_FIELD, f"rule {rule.name!r} reads {reads}, which is not known", rule.name
-                )
+                return _held(Reason.UNKNOWN_FIELD, f"rule {rule.name!r} reads {reads}, which is not known", rule.name)
             try:
                 matches = rule.when.evaluate(context)
             except BadExpression as error:

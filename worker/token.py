@@ -9,6 +9,7 @@ import orjson
 import structlog
 
 from shared import metrics
+from worker.sent_once import Broken
 
 _RENEW_AT: Final = 0.8  # of the lifetime, VectorCare's own advice
 _DEFAULT_LIFETIME: Final = 3600.0
@@ -18,7 +19,7 @@ _RENEW_SECONDS: Final = 10.0
 _log = structlog.get_logger("token")
 
 
-class TokenRefused(Exception):  # noqa: N818 - an answer
+class TokenRefused(Exception):
     """No token was given; the text says why and holds no secret."""
 
 
@@ -30,7 +31,11 @@ class Token:
     ) -> None:
         self._customer_id = customer_id
         self._url = url
-        self._form = {"client_id": client_id, "client_secret": client_secret, "grant_type": "client_credentials"}
+        self._form = {
+            "client_id": client_id,
+            "client_secret": client_secret,
+            "grant_type": "client_credentials",
+        }
         self._session = session
         self._value: str | None = None
         self._renew_at = 0.0
@@ -42,7 +47,7 @@ class Token:
         now = time.monotonic()
         if self._value is not None and now < self._expires_at:
             if now >= self._renew_at:
-                self.renew_soon()
+                _ = self.renew_soon()
             return self._value
         # Shielded: the waiter whose deadline passes must not end the renewal for the others.
         return await asyncio.shield(self.renew_soon())
@@ -86,7 +91,7 @@ class Token:
                 self._session.post(self._url, data=self._form, allow_redirects=False) as response,
             ):
                 content = await response.content.read(_LONGEST_ANSWER)
-        except Exception as error:  # whatever keeps the token from us means the same to whoever waits for it
+        except (TimeoutError, aiohttp.ClientError, Broken) as error:
             raise TokenRefused(f"the token endpoint can't be reached ({type(error).__name__})") from None
         if response.status != 200:
             raise TokenRefused(f"the token endpoint answered {response.status}")

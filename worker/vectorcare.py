@@ -1,8 +1,4 @@
-"""VectorCare's API 2.0 as a client: accept and decline, each call sent at most once, each answer one of a closed set.
-
-aiohttp repeats a PUT by itself when a kept connection breaks under it. An accept that was taken before the break would
-then be refused the second time and look lost, so `_sent_once` turns those errors into ones that aiohttp leaves alone.
-"""
+"""VectorCare's API 2.0 as a client: accept and decline, each sent at most once, each answer one of a closed set."""
 
 import asyncio
 import time
@@ -13,12 +9,13 @@ from typing import Any, Final
 import aiohttp
 import orjson
 import structlog
-from aiohttp import ClientConnectorError, ClientError, ClientHandlerType, ClientRequest, ClientResponse
+from aiohttp import ClientError
 from yarl import URL
 
 from shared import metrics
 from worker.assignment import Answer, Answered, Call
 from worker.customers import Customer
+from worker.sent_once import Broken, sent_once
 from worker.token import Token, TokenRefused
 
 _NOT_PERMITTED: Final = "public_api:"
@@ -26,23 +23,6 @@ _LONGEST_ANSWER: Final = 65536
 _LONGEST_WAIT: Final = 3600.0  # seconds that a Retry-After may ask for
 
 _log = structlog.get_logger("vectorcare")
-
-
-class Broken(Exception):  # noqa: N818 - it says what happened to the connection
-    """The connection broke; `sent` says whether the request may have reached VectorCare."""
-
-    def __init__(self, *, sent: bool) -> None:
-        super().__init__("the connection broke")
-        self.sent = sent
-
-
-async def _sent_once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-    try:
-        return await handler(request)
-    except (ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise Broken(sent=False) from error
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise Broken(sent=True) from error
 
 
 class VectorCare:
@@ -53,17 +33,19 @@ class VectorCare:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=60),
             cookie_jar=aiohttp.DummyCookieJar(),  # what one customer's answer sets must not travel with another's call
-            middlewares=(_sent_once,),
+            middlewares=(sent_once,),
             timeout=aiohttp.ClientTimeout(total=None),  # each call has its own deadline
         )
         self._tokens = {
-            customer_id: Token(customer_id, customer.token_url, customer.client_id, customer.client_secret, self._session)
+            customer_id: Token(
+                customer_id, customer.token_url, customer.client_id, customer.client_secret, self._session
+            )
             for customer_id, customer in customers.items()
         }
 
     async def __aenter__(self) -> "VectorCare":
         for token in self._tokens.values():
-            token.renew_soon()  # so that the first accept of the day does not wait for it
+            _ = token.renew_soon()  # so that the first accept of the day does not wait for it
         return self
 
     async def __aexit__(

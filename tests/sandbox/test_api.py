@@ -49,9 +49,7 @@ async def test_another_grant_type_is_refused(acme: Client) -> None:
     ("token", "code"),
     [("", "members:not_authenticated"), ("wrong", "members:authentication_failed")],
 )
-async def test_a_call_without_a_good_token_is_401(
-    sandbox: Sandbox, acme: Client, token: str, code: str
-) -> None:
+async def test_a_call_without_a_good_token_is_401(sandbox: Sandbox, acme: Client, token: str, code: str) -> None:
     reply = await acme.call("PUT", f"requests/{await offered(sandbox)}/accept/", token=token)
     assert (reply.status, reply.value["code"]) == (401, code)
 
@@ -64,9 +62,7 @@ async def test_an_expired_token_is_401_and_recorded_as_expired() -> None:
         assert [c.token for c in sandbox.record.calls("accept")] == ["expired"]
 
 
-async def test_a_token_of_deleted_credentials_is_401_and_of_the_new_ones_good(
-    sandbox: Sandbox, acme: Client
-) -> None:
+async def test_a_token_of_deleted_credentials_is_401_and_of_the_new_ones_good(sandbox: Sandbox, acme: Client) -> None:
     old = acme.receiver.client_id
     acme.receiver.add_credential()
     new = (await acme.get_token()).value["access_token"]
@@ -114,9 +110,7 @@ def field_code(reply: Reply, name: str) -> Any:
 
 
 @pytest.mark.parametrize("call", ["accept", "decline"])
-async def test_notes_of_451_characters_are_too_long_and_450_are_not(
-    sandbox: Sandbox, acme: Client, call: str
-) -> None:
+async def test_notes_of_451_characters_are_too_long_and_450_are_not(sandbox: Sandbox, acme: Client, call: str) -> None:
     path = f"requests/{await offered(sandbox)}/{call}/"
     long = await acme.call("PUT", path, {"response_notes": "x" * 451})
     assert field_code(long, "response_notes") == "common:max_length"
@@ -151,9 +145,7 @@ async def test_a_change_request_is_200_after_acceptance_only(sandbox: Sandbox, a
     assert (await acme.call("POST", path, wish)).status == 403
 
 
-async def test_states_are_echoed_in_their_order_and_the_last_completes(
-    sandbox: Sandbox, acme: Client
-) -> None:
+async def test_states_are_echoed_in_their_order_and_the_last_completes(sandbox: Sandbox, acme: Client) -> None:
     request_id = await assigned(sandbox, acme)
     path = f"requests/{request_id}/state/"
     for name in ("en_route", "arrived", "on_board", "arrived_at_destination", "completed", "completed"):
@@ -182,9 +174,7 @@ async def test_a_bad_state_names_the_field(
     assert field_code(await acme.call("POST", path, {"name": name, "timestamp": timestamp}), field) == code
 
 
-async def test_locations_take_200_and_no_more_and_name_what_is_missing(
-    sandbox: Sandbox, acme: Client
-) -> None:
+async def test_locations_take_200_and_no_more_and_name_what_is_missing(sandbox: Sandbox, acme: Client) -> None:
     path = f"requests/{await assigned(sandbox, acme)}/locations/"
     one = {"lat": 37.85, "lng": -122.49, "alt": 20.2, "speed": 10.3, "timestamp": 1575497090.131}
     assert await acme.call("POST", path, [one] * 200) == (200, {})

@@ -27,9 +27,7 @@ async def ask(sandbox: Sandbox, method: str, path: str, value: Any = None) -> tu
         return answer.status, orjson.loads(text) if is_json else text
 
 
-async def test_a_request_is_made_broadcast_and_read_over_http(
-    sandbox: Sandbox, acme_endpoint: Endpoint
-) -> None:
+async def test_a_request_is_made_broadcast_and_read_over_http(sandbox: Sandbox, acme_endpoint: Endpoint) -> None:
     status, made = await ask(sandbox, "POST", "requests", {"kind": "bls", "data": {"escalated": True}})
     assert status == 201
     assert made["data"]["escalated"] is True

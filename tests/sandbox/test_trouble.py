@@ -26,9 +26,7 @@ async def test_duplicates_are_the_same_bytes_again(sandbox: Sandbox, acme_endpoi
     assert len(set(acme_endpoint.bodies)) == 1
 
 
-async def test_a_lost_webhook_is_never_sent_and_recorded_as_lost(
-    sandbox: Sandbox, acme_endpoint: Endpoint
-) -> None:
+async def test_a_lost_webhook_is_never_sent_and_recorded_as_lost(sandbox: Sandbox, acme_endpoint: Endpoint) -> None:
     sandbox.set_trouble(Trouble(lose=1.0))
     await offer(sandbox)
     await sandbox.idle()
@@ -120,9 +118,7 @@ async def test_a_dropped_call_takes_effect_or_not_and_has_no_answer(
     await sandbox.idle()
 
 
-async def test_a_throttled_call_says_when_to_come_back_unless_told_not_to(
-    sandbox: Sandbox, acme: Client
-) -> None:
+async def test_a_throttled_call_says_when_to_come_back_unless_told_not_to(sandbox: Sandbox, acme: Client) -> None:
     async def retry_after() -> str | None:
         url = f"{sandbox.url}/openapi/v2.0/requests/VC-1/accept/"
         async with acme.session.put(url, headers={"Authorization": f"Bearer {acme.token}"}) as answer:

@@ -131,9 +131,7 @@ async def test_data_has_every_documented_field_and_repeats_with_the_seed() -> No
         assert set(FIELDS) <= set(data)
         assert request_id.startswith("VC-")
         assert datetime.fromisoformat(str(data["pickup_date_time"])).tzinfo
-    names = [
-        [(i, d["patient_last_name"], d["patient_id"]) for i, d in made] for made in (first, again, other)
-    ]
+    names = [[(i, d["patient_last_name"], d["patient_id"]) for i, d in made] for made in (first, again, other)]
     assert names[0] == names[1] != names[2]
 
 

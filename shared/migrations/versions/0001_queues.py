@@ -35,4 +35,3 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("messages_by_turn", "messages", ["queue", "visible_at", "id"])
-

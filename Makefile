@@ -1,0 +1,55 @@
+# What one does with this project. `make` alone lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format run services probe lock clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(INSTALLED) ## Start a local VectorCare and the receiver, and watch 40 broadcasts become trips
+	@$(BIN)/vectorcare-receiver demo
+
+test: $(INSTALLED) services ## Run all tests, with a real RabbitMQ
+	@$(BIN)/pytest -n 2 --dist loadfile
+
+lint: $(INSTALLED) ## Style, types, layers, dependencies
+	@$(BIN)/ruff format --check --quiet . || { echo "make format would change these files:"; $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/deptry . 2>&1
+
+format: $(INSTALLED) ## Put the code into its style
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .
+
+run: $(INSTALLED) ## Run ingress and workers with ./receiver.toml
+	@$(BIN)/vectorcare-receiver run
+
+probe: $(INSTALLED) services ## Time to accept, p50 and p99, on both brokers
+	@$(BIN)/python -m bench.probe
+
+services: ## Make sure that there is a RabbitMQ for the tests
+	@sh tests/services.sh
+
+lock: $(INSTALLED) ## Pin the newest versions that pyproject.toml allows, with hashes
+	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
+		--strip-extras --output-file requirements.lock pyproject.toml
+	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
+		--strip-extras --allow-unsafe --extra dev --output-file requirements-dev.lock pyproject.toml
+
+clean: ## Remove what make has made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(INSTALLED): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing into $(VENV) (once)..."
+	@$(PYTHON) -m venv $(VENV) || { echo "This Python can't make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,36 @@
+"""What the tests stand on: a real RabbitMQ, brokers of both kinds, keys and signed webhooks."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from shared import logs
+from tests import rabbit_node
+
+
+@pytest.fixture(scope="session")
+def amqp_url() -> Iterator[str]:
+    """A RabbitMQ that tests share: RECEIVER_TEST_AMQP_URL, else a private node. Never a silent skip."""
+    given = os.environ.get("RECEIVER_TEST_AMQP_URL")
+    if given:
+        yield given
+    elif rabbit_node.is_installed():
+        with rabbit_node.running_node() as node:
+            yield node.url
+    else:
+        pytest.fail("no RabbitMQ: run `make services`, or name one in RECEIVER_TEST_AMQP_URL", pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def rabbit() -> Iterator[rabbit_node.Node]:
+    """A node of this module's own, to be killed, paused and starved."""
+    if not rabbit_node.is_installed():
+        pytest.fail("no RabbitMQ server to break: run `make services`", pytrace=False)
+    with rabbit_node.running_node() as node:
+        yield node
+
+
+@pytest.fixture(autouse=True)
+def _json_logs() -> None:
+    logs.configure()
