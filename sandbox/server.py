@@ -15,7 +15,9 @@ from sandbox.marketplace import Marketplace
 from sandbox.options import Options
 from sandbox.organizations import Receiver, Webhook
 from sandbox.record import Record, WebhookAttempt
+from sandbox.scenario import Scenario
 from sandbox.settings import Settings
+from sandbox.stage import Outcome, Stage
 from sandbox.trouble import Planned, Trouble
 
 __all__ = ["Answer", "Options", "Sandbox"]
@@ -178,6 +180,10 @@ class Sandbox:
     def expire_tokens(self, receiver: str) -> None:
         """The Receiver's tokens are dead before their time."""
         self.market.tokens.expire(self.market.receiver(receiver))
+
+    async def play(self, scenario: Scenario, pace: float = 1.0) -> list[Outcome]:
+        """Plays a scenario with the Receivers that are there; see `sandbox.scenario`."""
+        return await Stage(self.market, pace).play(scenario)
 
     # By hand
 

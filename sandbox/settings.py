@@ -11,6 +11,8 @@ from sandbox.load import Load, Wanted
 from sandbox.marketplace import Marketplace
 from sandbox.organizations import PERMISSIONS, Receiver, SettingRefused
 from sandbox.record import WebhookAttempt
+from sandbox.scenario import WrongScenario, parse
+from sandbox.stage import Stage
 from sandbox.trips import iso_at
 from sandbox.trouble import Planned, Trouble
 
@@ -57,6 +59,7 @@ class Settings:
             web.get("/sandbox/trouble", guarded(self._trouble)),
             web.put("/sandbox/trouble", guarded(self._set_trouble)),
             web.post("/sandbox/trouble/plan", guarded(self._plan)),
+            web.post("/sandbox/play", guarded(self._play)),
             web.post("/sandbox/load", guarded(self._start_load, 202)),
             web.get("/sandbox/load", guarded(self._progress)),
         ]
@@ -156,6 +159,19 @@ class Settings:
             raise WrongCall(str(error)) from None
         self._market.trouble.plan(planned)
         return asdict(planned)
+
+    async def _play(self, request: web.Request) -> Json:
+        """`{"name", "scenario": TOML}`: plays it, and answers when it is over."""
+        body = await body_of(request)
+        try:
+            scenario = parse(str(body.get("name", "scenario")), wanted(body, "scenario", str))
+        except WrongScenario as error:
+            raise WrongCall(str(error)) from None
+        if scenario.receivers > len(self._market.receivers):
+            raise SettingRefused(f"the scenario needs {scenario.receivers} Receivers")
+        outcomes = await Stage(self._market).play(scenario)
+        done = [{"step": o.step.sentence, "ok": o.ok, "seen": o.seen} for o in outcomes]
+        return {"ok": all(o.ok for o in outcomes), "about": scenario.about, "steps": done}
 
     async def _start_load(self, request: web.Request) -> Any:
         """`{"rate", "duration", "to": [names], "kind"}`: starts a stream of broadcasts."""

@@ -140,6 +140,12 @@ class Troublemaker:
         if not self._settings:
             self._counts.clear()
 
+    def clear(self) -> None:
+        """No trouble any more, planned or by chance."""
+        self._settings.clear()
+        self._counts.clear()
+        self._plan.clear()
+
     def settings(self) -> dict[str, Trouble]:
         """What is set, by Receiver; the empty name is everyone else."""
         return dict(self._settings)

@@ -109,6 +109,8 @@ class RightReceiver:
                 await self.accept(request_id, event_id)
             elif status == "ASSIGNED":
                 await self.progress(request_id)
+            elif status == "UNAVAILABLE":
+                self.done = {mark for mark in self.done if mark[0] != request_id}
 
     # Calls out
 
@@ -169,6 +171,13 @@ class RightReceiver:
             if taken != 201:
                 return
             self.done.add((request_id, name))
+
+
+class OnlyAccepts(RightReceiver):
+    """Right too, but its crews report nothing."""
+
+    async def progress(self, request_id: str) -> None:
+        self.done.add((request_id, "seen"))
 
 
 class AcceptsTwice(RightReceiver):
