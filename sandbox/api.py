@@ -170,7 +170,10 @@ class OpenApi:
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
         at = time.time()
-        form = {n: v for n, v in (await request.post()).items() if isinstance(v, str)}
+        try:
+            form = {n: v for n, v in (await request.post()).items() if isinstance(v, str)}
+        except ValueError:  # no form at all
+            form = {}
         known = self._market.organizations()
         organization = client(known, form.get("client_id", ""), form.get("client_secret", ""))
         arrival = _Arrival(request, "token", at, Identity("none", organization), form=form)
@@ -229,7 +232,8 @@ class OpenApi:
 
     async def elsewhere(self, request: web.Request, answer: ApiAnswer) -> web.StreamResponse:
         """A call to no documented path, or with the wrong method: recorded as `unknown`."""
-        arrival = await self._arrival(request, "unknown")
+        identity = self._market.tokens.identify(request.headers.get("Authorization"), time.time())
+        arrival = _Arrival(request, "unknown", time.time(), identity)
         self._note(arrival, answer, None, effect=False, answered=True)
         return respond(answer)
 

@@ -5,6 +5,7 @@ what can't be done now. It has no login: the sandbox belongs on loopback, and it
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from importlib import resources
 from typing import Any
 
 import orjson
@@ -12,9 +13,12 @@ from aiohttp import web
 
 from sandbox import configuration, life
 from sandbox.life import NotAvailable, ServiceRequest
-from sandbox.marketplace import Marketplace, Unknown
+from sandbox.marketplace import Marketplace
 from sandbox.organizations import Receiver, SettingRefused
 from sandbox.record import to_json
+from sandbox.webhooks import Unknown
+
+OPENAPI = resources.files("sandbox").joinpath("openapi.json").read_bytes()
 
 Json = dict[str, Any]
 Reply = Callable[[web.Request], Awaitable[Any]]
@@ -34,6 +38,7 @@ def request_json(request: ServiceRequest) -> Json:
         "offers": {
             name: {
                 "status": offer.status,
+                "offered": offer.offered,
                 "accepts_taken": offer.accepts_taken,
                 "proposed": offer.proposed,
                 "change_asked": offer.change_asked,
@@ -128,6 +133,7 @@ class Control:
             web.get("/sandbox/requests", guarded(self._requests)),
             web.post("/sandbox/requests", guarded(self._create, 201)),
             web.get(one, guarded(self._request)),
+            web.post("/sandbox/standing-orders", guarded(self._standing_order, 201)),
             *[web.post(f"{one}/{name}", guarded(deed)) for name, deed in deeds.items()],
             web.get("/sandbox/receivers", guarded(self._receivers)),
             web.post("/sandbox/receivers", guarded(self._add_receiver, 201)),
@@ -135,6 +141,7 @@ class Control:
             web.put(f"{receiver}/webhook", guarded(self._set_webhook)),
             web.get("/sandbox/configuration", self._configuration),
             web.get("/sandbox/idle", guarded(self._idle)),
+            web.get("/sandbox/openapi.json", guarded(self._openapi)),
         ]
 
     def _asked(self, request: web.Request) -> ServiceRequest:
@@ -174,6 +181,11 @@ class Control:
         if to:
             self._market.broadcast(request_id, to)
         return self._done(request_id)
+
+    async def _standing_order(self, request: web.Request) -> list[str]:
+        """`{"times", "every_days"}`: a recurring dialysis round trip; answers the ids."""
+        body = await body_of(request)
+        return self._market.create_standing_order(int(body.get("times", 3)), float(body.get("every_days", 2)))
 
     async def _broadcast(self, request: web.Request) -> Json:
         """`{"to": [names]}`."""
@@ -267,6 +279,10 @@ class Control:
         """What belongs into a receiver.toml, as TOML."""
         text = configuration.fragment(self._url(), self._market.receivers.values())
         return web.Response(text=text, content_type="application/toml")
+
+    async def _openapi(self, request: web.Request) -> Any:
+        """The OpenAPI 3.1 description of the API that is played."""
+        return orjson.loads(OPENAPI)
 
     async def _idle(self, request: web.Request) -> Json:
         """Waits up to `?timeout=` seconds (10) until no webhook is on its way."""

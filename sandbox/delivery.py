@@ -1,10 +1,11 @@
 """Delivers webhooks: HTTP POST with the signature, a deadline, and the attempts after their delays."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from itertools import count
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -13,6 +14,8 @@ from sandbox.options import Options
 from sandbox.organizations import Receiver, Webhook
 from sandbox.record import Record, WebhookAttempt
 from sandbox.trouble import UNTROUBLED, Treatment
+
+LARGE = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,16 @@ class Delivery:
         self._options = options
         self._record = record
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ids = count(1)
         self._session: aiohttp.ClientSession | None = None
         self._held: dict[tuple[str, str], list[asyncio.Event]] = {}
 
     async def open(self) -> None:
         """Before the first call."""
+        trusted = ssl.create_default_context()
+        if self._options.webhook_ca:
+            trusted.load_verify_locations(self._options.webhook_ca)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=trusted),
             timeout=aiohttp.ClientTimeout(total=self._options.webhook_deadline),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
@@ -162,7 +167,7 @@ class Delivery:
     def _note(self, call: Call, at: float, answer: Answer, *, attempt: int = 1, cause: str) -> None:
         self._record.append(
             WebhookAttempt(
-                id=f"WC-{next(self._ids):06d}",
+                id=f"WC-{self._record.total + 1:06d}",
                 at=at,
                 receiver=call.receiver.name,
                 webhook_id=call.webhook.id,
@@ -183,6 +188,8 @@ class Delivery:
 
     async def _post(self, url: str, call: Call) -> Answer:
         assert self._session is not None, "open() comes first"
+        # aiohttp warns of large bodies unless they are files; sent at once they would hold up the loop.
+        data = call.body if len(call.body) < LARGE else BytesIO(call.body)
         headers = {} if call.signature is None else {"X-VectorCare-Signature": call.signature}
         started = time.perf_counter()
 
@@ -190,7 +197,7 @@ class Delivery:
             return Answer(status, body, time.perf_counter() - started, error)
 
         try:
-            async with self._session.post(url, data=call.body, headers=headers, allow_redirects=False) as response:
+            async with self._session.post(url, data=data, headers=headers, allow_redirects=False) as response:
                 return answer(response.status, await response.read())
         except TimeoutError:
             return answer(None, error="timeout")

@@ -4,10 +4,13 @@ A Receiver is accused only of what it could have known and done better: what tro
 against it, and what the guide leaves open is allowed.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sandbox.record import ApiCall, Deed, Entry, WebhookAttempt
+
+WORD = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 
 UNSENT = ("lost", "cut", "unreachable")
 """Errors of attempts that can't have reached the Receiver."""
@@ -109,7 +112,7 @@ def sort_out(entries: Iterable[Entry]) -> Evidence:
             calls.append(entry)
             if entry.request_id and entry.receiver:
                 case(entry.receiver, entry.request_id).calls.append(entry)
-    odd = b"\n".join(w.body for w in webhooks if w.signed and not w.event_id)
+    odd = {word.decode() for w in webhooks if w.signed and not w.event_id for word in WORD.findall(w.body)}
     for each in cases.values():
-        each.mentioned = each.request_id.encode() in odd
+        each.mentioned = each.request_id in odd
     return Evidence(list(cases.values()), webhooks, calls, end)

@@ -33,9 +33,13 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A service request as one Receiver may see it. Times are ISO 8601 strings as they were sent."""
+    """A service request as one Receiver may see it. Times are ISO 8601 strings as they were sent.
+
+    `offered`: how many times it was broadcast to it.
+    """
 
     status: Status
+    offered: int = 0
     accepts_taken: int = 0
     proposed: str | None = None
     change_asked: str | None = None
@@ -113,7 +117,11 @@ def broadcast(request: ServiceRequest, receivers: Iterable[str]) -> Step:
     """Offers the request to the Receivers; once more to those who have seen it before."""
     if request.stage is not Stage.OPEN:
         raise NotAvailable(f"{request.id} is {request.stage}, and can't be broadcast")
-    return Step(*_tell(request, receivers, "BROADCAST_RECEIVED", Status.AVAILABLE))
+    request, notices = _tell(request, receivers, "BROADCAST_RECEIVED", Status.AVAILABLE)
+    for notice in notices:
+        offer = request.offers[notice.receiver]
+        request = _with(request, notice.receiver, replace(offer, offered=offer.offered + 1))
+    return Step(request, notices)
 
 
 def _assign(request: ServiceRequest, winner: str, action: str, options: Options, *, accepted: bool = False) -> Step:
@@ -274,7 +282,10 @@ def report_state(request: ServiceRequest, receiver: str, name: str, options: Opt
         return Step(request)
     if name == "completed":
         return complete(request, options)
-    return cancel(request) if name in ENDS else Step(request)
+    if name in ENDS:
+        return cancel(request)
+    told = Notice(receiver, options.action("updated"), Status.ASSIGNED)
+    return Step(request, (told,) if options.tell_states else ())
 
 
 def trip_of(request: ServiceRequest, receiver: str) -> Offer:

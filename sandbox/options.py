@@ -59,12 +59,16 @@ class Options:
     """A second accept by the Receiver that holds the request answers 201 instead of 403."""
     strict_states: bool = True
     """A state that goes back in the documented order is refused with 400."""
+    tell_states: bool = False
+    """Each state that a Receiver reports comes back as a data update: many webhooks for one trip, as in the guide."""
     organization_id_names: str = "receiver"
     """Whose id `data.organization_id` is: `receiver` or `requester`. Unknown in the guide."""
     service_level_field: str | None = "service_level_type"
     """The name under which `data` tells the level of service: v1's name, unknown in v2. None: nowhere."""
     proposal_declined: Status = Status.AVAILABLE
     """The status that comes with PROPOSAL_DECLINED, which the guide leaves open."""
+    webhook_ca: str | None = None
+    """A file of certificates to trust beside the system's, for https webhooks with a certificate of one's own."""
     environment: str = "development"
     namespace: str = "vectorcare"
     request_prefix: str = "VC"
@@ -73,6 +77,8 @@ class Options:
     keep_requests: int | None = None
     record_path: str | None = None
     """A file that every record is appended to, as JSON lines."""
+    state: str | None = None
+    """A directory to keep everything in, and to go on from if something is there already."""
 
     def action(self, moment: str) -> str:
         """The action name for a moment of `UNDOCUMENTED_ACTIONS`."""

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, overload
@@ -131,6 +132,7 @@ class Record(Sequence[Entry]):
         self.total += 1
         if self._file:
             self._file.write(orjson.dumps(to_json(entry)) + b"\n")
+            self._file.flush()
         for listener in self._listeners:
             listener(entry)
 
@@ -159,6 +161,17 @@ class Record(Sequence[Entry]):
     def to_json(self) -> list[dict[str, Any]]:
         """All entries as JSON values."""
         return [to_json(entry) for entry in self._entries]
+
+    def recall(self, path: Path) -> None:
+        """Takes in what an earlier run wrote; a line that was cut off by a crash is left out."""
+        line = b"\n"
+        with path.open("rb") as lines:
+            for line in lines:
+                with suppress(orjson.JSONDecodeError):
+                    self._entries.append(from_json(orjson.loads(line)))
+                    self.total += 1
+        if self._file and self._file.tell() and not line.endswith(b"\n"):
+            self._file.write(b"\n")
 
     def close(self) -> None:
         """Closes the file."""

@@ -1,14 +1,16 @@
 """The sandbox as one server on loopback, and the Python API to drive it in-process."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
 
-from sandbox import answers, life
+from sandbox import answers, life, state
 from sandbox.api import ROOT, TOKEN, OpenApi
-from sandbox.control import Control
+from sandbox.control import Control, json_response
 from sandbox.delivery import Answer, Delivery
 from sandbox.life import ServiceRequest, Step
 from sandbox.marketplace import Marketplace
@@ -23,6 +25,7 @@ from sandbox.trouble import Planned, Trouble
 __all__ = ["Answer", "Options", "Sandbox"]
 
 MAX_BODY = 4 * 1024 * 1024
+SAVE_EVERY = 5.0
 
 
 class Sandbox:
@@ -34,13 +37,37 @@ class Sandbox:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
-        self.record = Record(self.options.keep, self.options.record_path)
+        self._directory = Path(self.options.state) if self.options.state else None
+        self.record = self._opened_record()
         self.delivery = Delivery(self.options, self.record)
         self.market = Marketplace(self.options, self.record, self.delivery)
         self._runner: web.AppRunner | None = None
+        self._saving: asyncio.TimerHandle | None = None
         self.port = self.options.port
 
+    def _opened_record(self) -> Record:
+        if self._directory is None:
+            return Record(self.options.keep, self.options.record_path)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self._directory / state.RECORD
+        record = Record(self.options.keep, self.options.record_path or str(path))
+        if path.exists():
+            record.recall(path)
+        return record
+
+    def save(self) -> None:
+        """Writes the state directory, if there is one."""
+        if self._directory:
+            state.save(self.market, self._directory)
+
+    def _save_again(self) -> None:
+        self.save()
+        self._saving = asyncio.get_running_loop().call_later(SAVE_EVERY, self._save_again)
+
     async def __aenter__(self) -> Self:
+        if self._directory:
+            state.load(self.market, self._directory)
+            self._saving = asyncio.get_running_loop().call_later(SAVE_EVERY, self._save_again)
         api = OpenApi(self.market)
         app = web.Application(middlewares=[_documented_errors(api)], client_max_size=MAX_BODY)
         app.add_routes(api.routes())
@@ -58,10 +85,13 @@ class Sandbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._saving:
+            self._saving.cancel()
         await self._settings.close()
         await self.delivery.close()
         if self._runner:
             await self._runner.cleanup()
+        self.save()
         self.record.close()
 
     @property
@@ -104,6 +134,10 @@ class Sandbox:
     def create_return_leg(self, request_id: str, after_minutes: float = 240.0) -> str:
         """The way back of a round trip; returns its id."""
         return self.market.create_return_leg(request_id, after_minutes)
+
+    def create_standing_order(self, times: int = 3, every_days: float = 2.0) -> list[str]:
+        """A recurring dialysis round trip: both legs on each day; returns the ids in the order of their days."""
+        return self.market.create_standing_order(times, every_days)
 
     async def broadcast(self, request_id: str, to: Iterable[str]) -> None:
         """Offers the request to these Receivers; does not wait for the webhooks."""
@@ -189,12 +223,12 @@ class Sandbox:
 
     def history(self, receiver: str) -> list[WebhookAttempt]:
         """The Webhook Call History of a Receiver, oldest first."""
-        return self.market.history(receiver)
+        return self.market.webhooks.history(receiver)
 
     async def redeliver(self, attempt_id: str) -> Answer:
         """Presses Redeliver: the same bytes once more."""
-        call = self.market.redelivery(self.market.attempt(attempt_id))
-        return await self.delivery.attempt(call, cause="redeliver")
+        row = self.market.webhooks.attempt(attempt_id)
+        return await self.market.webhooks.redelivered(row, self.market.receiver(row.receiver))
 
     def sign(self, receiver: str, body: bytes) -> str:
         """The signature that VectorCare would put on these bytes for that Receiver."""
@@ -205,7 +239,7 @@ class Sandbox:
 
         `signature`: `right`, `missing`, or the header's value.
         """
-        return await self.market.send(receiver, body, signature, url)
+        return await self.market.webhooks.send(self.market.receiver(receiver), body, signature, url)
 
     async def idle(self, timeout: float = 10.0) -> None:
         """Until no webhook is on its way or waits for its next attempt. Raises TimeoutError."""
@@ -221,7 +255,7 @@ def _documented_errors(api: OpenApi) -> Any:
             response: web.StreamResponse = await handler(request)
         except web.HTTPException as error:
             if not request.path.startswith((ROOT, TOKEN)):
-                raise
+                return json_response({"message": error.reason}, error.status)
             known = {404: answers.NOT_FOUND, 405: answers.METHOD_NOT_ALLOWED}
             return await api.elsewhere(request, known.get(error.status, answers.BAD_REQUEST))
         return response

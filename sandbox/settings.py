@@ -124,7 +124,7 @@ class Settings:
         body = await body_of(request)
         given = wanted(body, "body", (str, dict))
         raw = bytes.fromhex(given["hex"]) if isinstance(given, dict) else given.encode()
-        answer = await self._market.send(self._receiver(request).name, raw, str(body.get("signature", "right")))
+        answer = await self._market.webhooks.send(self._receiver(request), raw, str(body.get("signature", "right")))
         return {"status": answer.status, "error": answer.error, "seconds": answer.seconds}
 
     async def _requests(self, request: web.Request) -> list[Json]:
@@ -134,12 +134,12 @@ class Settings:
 
     async def _history(self, request: web.Request) -> list[Json]:
         """The Webhook Call History, oldest first."""
-        return [history_json(row) for row in self._market.history(self._receiver(request).name)]
+        return [history_json(row) for row in self._market.webhooks.history(self._receiver(request).name)]
 
     async def _redeliver(self, request: web.Request) -> Json:
         """Presses Redeliver on a row, and waits for the answer."""
-        row = self._market.attempt(request.match_info["id"])
-        answer = await self._market.delivery.attempt(self._market.redelivery(row), cause="redeliver")
+        row = self._market.webhooks.attempt(request.match_info["id"])
+        answer = await self._market.webhooks.redelivered(row, self._market.receiver(row.receiver))
         return {"response_code": answer.status, "error": answer.error, "seconds": answer.seconds}
 
     async def _trouble(self, request: web.Request) -> Json:

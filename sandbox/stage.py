@@ -7,12 +7,13 @@ from typing import Any
 
 from sandbox import life, malformed
 from sandbox.evidence import Rules
-from sandbox.marketplace import Marketplace, Unknown
+from sandbox.marketplace import Marketplace
 from sandbox.record import ApiCall, Deed, Entry, WebhookAttempt
 from sandbox.scenario import PLACES, Scenario, Step
 from sandbox.signing import SigningKey
 from sandbox.trouble import Planned, Trouble
 from sandbox.verify import verify
+from sandbox.webhooks import Unknown
 
 WITHIN = 10.0
 
@@ -146,21 +147,23 @@ class Stage:
 
     def _row(self, words: Mapping[str, Any]) -> WebhookAttempt:
         receiver, request_id = self._receiver(str(words.get("receiver", "first"))), self._request_id(words)
-        for row in self._market.history(receiver):
+        for row in self._market.webhooks.history(receiver):
             if row.request_id == request_id and words.get("action", row.action) == row.action:
                 return row
         raise Unplayable("there is no such webhook call")
 
     async def _redeliver(self, words: Mapping[str, Any]) -> None:
-        self._market.redeliver(self._row(words))
+        row = self._row(words)
+        self._market.webhooks.redeliver(row, self._market.receiver(row.receiver))
 
     async def _forge(self, words: Mapping[str, Any]) -> None:
         row = self._row(words)
-        await self._market.send(row.receiver, row.body, SigningKey.wrong(row.signature))
+        await self._market.webhooks.send(self._market.receiver(row.receiver), row.body, SigningKey.wrong(row.signature))
 
     async def _send(self, words: Mapping[str, Any]) -> None:
         body = malformed.MALFORMED[words["malformed"]]()
-        await self._market.send(self._receiver(str(words.get("receiver", "first"))), body, "right")
+        receiver = self._market.receiver(self._receiver(str(words.get("receiver", "first"))))
+        await self._market.webhooks.send(receiver, body, "right")
 
     async def _idle(self, words: Mapping[str, Any]) -> None:
         await self._market.delivery.idle(float(words.get("within", WITHIN)))

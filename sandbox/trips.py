@@ -244,6 +244,12 @@ def trip(kind: str, chance: Random, now: datetime, lead_minutes: float) -> dict[
     return data
 
 
+def later(data: Mapping[str, Any], days: float) -> dict[str, Any]:
+    """The same trip that many days later."""
+    pickup = iso(datetime.fromisoformat(data["pickup_date_time"]) + timedelta(days=days))
+    return {**data, "pickup_date_time": pickup, "agreed_for_time": pickup}
+
+
 def return_leg(data: Mapping[str, Any], after_minutes: float = 240.0) -> dict[str, Any]:
     """The way back of a round trip: the same patient, the places swapped, hours later."""
     pickup = datetime.fromisoformat(data["pickup_date_time"]) + timedelta(minutes=after_minutes)

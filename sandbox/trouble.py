@@ -88,7 +88,7 @@ class Treatment:
     lost: bool = False
     held: float | None = None
     cut: int = 0
-    old: bool = False
+    old: int | None = None
     malformed: int | None = None
     forged: bool = False
 
@@ -229,7 +229,7 @@ def _treatment(trouble: Trouble, chance: Random) -> Treatment:
         lost=lost,
         held=trouble.delay_seconds if reordered else None,
         cut=1 if cut else 0,
-        old=old,
+        old=chance.getrandbits(32) if old else None,
         malformed=chance.getrandbits(32) if malformed else None,
         forged=forged,
     )

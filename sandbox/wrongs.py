@@ -19,7 +19,7 @@ MANY_WITHIN = 10.0
 def _order(attempt: WebhookAttempt, rules: Rules) -> str:
     if rules.order_by == "event_id":
         return attempt.event_id
-    return str(orjson.loads(attempt.body)["event_timestamp"])
+    return str(orjson.loads(attempt.body).get("event_timestamp", ""))
 
 
 def _known(case: Case, rules: Rules, at: float) -> WebhookAttempt | None:
@@ -189,13 +189,15 @@ def never_reacted(case: Case, rules: Rules, end: float) -> Iterator[Finding]:
 
 def retry_after_kept(case: Case, rules: Rules, end: float) -> Iterator[Finding]:
     """After a 429 the same call waits as long as Retry-After says."""
-    until: dict[str, float] = {}
+    waits: dict[str, tuple[float, float]] = {}
     for call in case.calls:
-        if call.at < until.get(call.call, 0.0):
-            early = until[call.call] - call.at
+        start, until = waits.get(call.call, (0.0, 0.0))
+        if start <= call.at < until:
+            early = until - call.at
             yield case.finding("retry_after_ignored", call.at, f"{call.call} came {early:.2f} s too early")
         if call.answer_status == 429 and call.retry_after is not None and call.answered:
-            until[call.call] = ended(call) + call.retry_after * 0.95
+            # The Receiver's clock starts when the answer has arrived there, and a timer may fire early.
+            waits[call.call] = (ended(call), ended(call) + call.retry_after * 0.95)
 
 
 def not_hammered(case: Case, rules: Rules, end: float) -> Iterator[Finding]:

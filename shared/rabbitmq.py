@@ -46,6 +46,7 @@ _SLOWEST_RECONNECT: Final = 5.0
 _PUBLISHING_CHANNELS: Final = 4
 _IN_FLIGHT: Final = 64  # unconfirmed publishes; more are no faster and wait longer
 _SETTLE_SECONDS: Final = 5.0
+_PUBLISH_AGAIN_SECONDS: Final = 0.1
 
 _log = structlog.get_logger("broker")
 
@@ -118,7 +119,9 @@ class Link:
 
     async def _watch(self, connection: AbstractConnection) -> None:
         """Until the connection is lost; the topology is declared again every few seconds, in case it went."""
-        closed = asyncio.ensure_future(connection.closed())
+        # connection.closed() tells only of a close of ours, so this listens for the others.
+        closed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        connection.close_callbacks.add(lambda *_: None if closed.done() else closed.set_result(True))
         self.problem = None
         self._up.set()
         while not closed.done():
@@ -166,7 +169,9 @@ class RabbitBroker:
         return self._publishing.problem
 
     async def publish(self, exchange: str, message: Message, *, mandatory: bool, timeout: float) -> None:
-        """See the port. An unroutable message has the topology declared again before it is given up."""
+        """See the port. Until its time is up a publish is made again, on a new connection if need be, so that a broker
+        that restarts in a second costs a second; a message that was confirmed unheard is then published twice.
+        """
         body = aio_pika.Message(
             message.body,
             headers=dict(message.headers),
@@ -176,13 +181,22 @@ class RabbitBroker:
         try:
             # Around everything: waiting for a connection or a channel is outside any timeout of aio-pika's.
             async with asyncio.timeout(timeout), self._in_flight:
-                try:
-                    await self._publish(exchange, message.routing_key, body, mandatory)
-                except Unroutable:
-                    await self._publishing.prepare_again()
-                    await self._publish(exchange, message.routing_key, body, mandatory)
+                await self._publish_until_confirmed(exchange, message.routing_key, body, mandatory)
         except TimeoutError:
             raise Unavailable(f"the broker did not confirm within {timeout:g} s") from None
+
+    async def _publish_until_confirmed(self, exchange: str, key: str, body: aio_pika.Message, mandatory: bool) -> None:
+        declared_again = False
+        while True:
+            try:
+                return await self._publish(exchange, key, body, mandatory)
+            except Unroutable:
+                if declared_again:
+                    raise
+                declared_again = True
+                await self._publishing.prepare_again()
+            except Unavailable:
+                await asyncio.sleep(_PUBLISH_AGAIN_SECONDS)
 
     async def _publish(self, exchange: str, key: str, body: aio_pika.Message, mandatory: bool) -> None:
         # Fresh each time: with two in flight under one id, aiormq reports a returned message as confirmed.

@@ -1,6 +1,7 @@
 """The API's answers: the documented example of each call, and each documented refusal."""
 
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -39,6 +40,20 @@ async def test_wrong_credentials_are_an_invalid_client(acme: Client, wrong: dict
     reply = await acme.get_token(**wrong)
     assert (reply.status, reply.value["error"]) == (401, "invalid_client")
     assert "error_description" in reply.value
+
+
+async def test_what_is_no_form_is_an_invalid_client(sandbox: Sandbox, acme: Client) -> None:
+    url = f"{sandbox.url}/v2.0/oauth2/token"
+    for kind in ("application/json", "multipart/form-data; boundary=x", "multipart/form-data"):
+        async with acme.session.post(url, data=b'{"client_id": "x"}', headers={"Content-Type": kind}) as answer:
+            assert answer.status == 401
+
+
+async def test_a_body_that_is_too_large_is_a_bad_request(sandbox: Sandbox, acme: Client) -> None:
+    url = f"{sandbox.url}/openapi/v2.0/requests/{await offered(sandbox)}/accept/"
+    headers = {"Authorization": f"Bearer {acme.token}"}
+    async with acme.session.put(url, data=BytesIO(b" " * 5_000_000), headers=headers) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (400, "api:bad_request")
 
 
 async def test_another_grant_type_is_refused(acme: Client) -> None:

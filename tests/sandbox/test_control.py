@@ -60,6 +60,8 @@ async def test_each_deed_of_the_requester_has_a_path(sandbox: Sandbox, deed: str
         ("POST", "receivers", {"name": "acme"}, 409),
         ("PUT", "receivers/acme/webhook", {}, 400),
         ("GET", "record?since=x", None, 400),
+        ("GET", "nowhere", None, 404),
+        ("DELETE", "requests", None, 405),
     ],
 )
 async def test_a_wrong_call_is_answered_with_a_message(

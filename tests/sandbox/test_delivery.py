@@ -106,6 +106,8 @@ async def test_any_bytes_can_be_sent_signed_unsigned_or_with_any_signature(
     signatures = [h.get("X-VectorCare-Signature") for h in acme_endpoint.headers]
     assert signatures == [sandbox.sign("acme", body), None, "abc"]
     assert orjson_safe(sandbox)
+    large = b"x" * 2_000_000
+    assert (await sandbox.send("acme", large)).status == 413
 
 
 def orjson_safe(sandbox: Sandbox) -> bool:

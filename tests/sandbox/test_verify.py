@@ -88,11 +88,20 @@ any_trouble = st.builds(
 )
 
 
-async def driven(seed: int, trouble: Trouble) -> Sandbox:
-    async with (
-        Sandbox(Options(seed=seed, attempt_delays=QUICK)) as sandbox,
-        RightReceiver(sandbox) as receiver,
-    ):
+any_options = st.builds(
+    Options,
+    seed=st.integers(0, 10_000),
+    attempt_delays=st.just(QUICK),
+    restamp=st.booleans(),
+    whole_seconds=st.booleans(),
+    idempotent_accept=st.booleans(),
+    tell_states=st.booleans(),
+    shared_event_id=st.booleans(),
+)
+
+
+async def driven(options: Options, trouble: Trouble) -> Sandbox:
+    async with Sandbox(options) as sandbox, RightReceiver(sandbox) as receiver:
         sandbox.set_trouble(trouble)
         ids = [sandbox.create_request() for _ in range(6)]
         for request_id in ids:
@@ -105,9 +114,9 @@ async def driven(seed: int, trouble: Trouble) -> Sandbox:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(seed=st.integers(0, 10_000), trouble=any_trouble)
-def test_a_right_receiver_is_never_accused_under_any_trouble(seed: int, trouble: Trouble) -> None:
-    sandbox = asyncio.run(driven(seed, trouble))
+@given(options=any_options, trouble=any_trouble)
+def test_a_right_receiver_is_never_accused_under_any_trouble(options: Options, trouble: Trouble) -> None:
+    sandbox = asyncio.run(driven(options, trouble))
     assert verify(sandbox.record, Rules(grace=0.25)) == []
     kept = [from_json(to_json(entry)) for entry in sandbox.record]
     assert verify(kept, Rules(grace=0.25)) == []

@@ -135,6 +135,16 @@ async def test_data_has_every_documented_field_and_repeats_with_the_seed() -> No
     assert names[0] == names[1] != names[2]
 
 
+async def test_a_standing_order_is_a_round_trip_on_each_of_its_days_in_one_collection(sandbox: Sandbox) -> None:
+    orders = [sandbox.requests[i].data for i in sandbox.create_standing_order(times=3, every_days=2)]
+    assert len(orders) == 6
+    assert len({data["collection_id"] for data in orders}) == 1
+    assert len({data["patient_id"] for data in orders}) == 1
+    days = [datetime.fromisoformat(data["pickup_date_time"]) for data in orders]
+    assert [(day - days[0]).days for day in days[::2]] == [0, 2, 4]
+    assert all(data["service_level_type"] == "WC" for data in orders)
+
+
 async def test_the_legs_of_a_round_trip_name_each_other(sandbox: Sandbox) -> None:
     there = sandbox.create_request("dialysis")
     back = sandbox.create_return_leg(there)
