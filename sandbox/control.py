@@ -4,14 +4,15 @@ Every answer is JSON. Errors are `{"message": …}` with 400 for a wrong call, 4
 what can't be done now. It has no login: the sandbox belongs on loopback, and its patients are invented.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from sandbox import configuration, life
+from sandbox import configuration
+from sandbox.deeds import DEEDS, receivers_in, word
 from sandbox.life import NotAvailable, ServiceRequest
 from sandbox.marketplace import Marketplace
 from sandbox.organizations import Receiver, SettingRefused
@@ -74,13 +75,6 @@ async def body_of(request: web.Request) -> Json:
     return value
 
 
-def wanted(body: Mapping[str, Any], name: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:
-    """A field that a call needs. Raises WrongCall."""
-    if not isinstance(body.get(name), kind):
-        raise WrongCall(f"{name!r} is missing or of another type")
-    return body[name]
-
-
 def json_response(value: Any, status: int = 200) -> web.Response:
     """A JSON answer."""
     return web.Response(status=status, body=orjson.dumps(value), content_type="application/json")
@@ -102,6 +96,11 @@ def guarded(reply: Reply, status: int = 200) -> Callable[[web.Request], Awaitabl
     return handle
 
 
+def _path(deed: str) -> str:
+    """The last part of a deed's path: `change-answer`, and `accept` for accept_by_hand."""
+    return deed.removesuffix("_by_hand").replace("_", "-")
+
+
 class Control:
     """Handlers of the JSON API for requests, Receivers and the record."""
 
@@ -113,28 +112,15 @@ class Control:
         """Method, path and handler of every call."""
         one = "/sandbox/requests/{id}"
         receiver = "/sandbox/receivers/{name}"
-        deeds = {
-            "broadcast": self._broadcast,
-            "competitor": self._competitor,
-            "cancel": self._cancel,
-            "withdraw": self._withdraw,
-            "assign": self._assign,
-            "expire": self._expire,
-            "complete": self._complete,
-            "change": self._change,
-            "proposal": self._proposal,
-            "change-answer": self._change_answer,
-            "accept": self._accept,
-            "decline": self._decline,
-            "return-leg": self._return_leg,
-        }
         return [
             web.get("/sandbox/record", guarded(self._record)),
             web.get("/sandbox/requests", guarded(self._requests)),
             web.post("/sandbox/requests", guarded(self._create, 201)),
             web.get(one, guarded(self._request)),
             web.post("/sandbox/standing-orders", guarded(self._standing_order, 201)),
-            *[web.post(f"{one}/{name}", guarded(deed)) for name, deed in deeds.items()],
+            web.post(f"{one}/broadcast", guarded(self._broadcast)),
+            web.post(f"{one}/return-leg", guarded(self._return_leg)),
+            *[web.post(f"{one}/{_path(name)}", guarded(self._deed(name))) for name in DEEDS],
             web.get("/sandbox/receivers", guarded(self._receivers)),
             web.post("/sandbox/receivers", guarded(self._add_receiver, 201)),
             web.get(receiver, guarded(self._receiver)),
@@ -149,10 +135,6 @@ class Control:
 
     def _done(self, request_id: str) -> Json:
         return request_json(self._market.request(request_id))
-
-    def _do(self, step: life.Step, deed: str) -> Json:
-        self._market.apply(step, deed)
-        return self._done(step.request.id)
 
     async def _record(self, request: web.Request) -> Json:
         """`?since=POSITION`; `next` is the position to go on from."""
@@ -189,64 +171,23 @@ class Control:
 
     async def _broadcast(self, request: web.Request) -> Json:
         """`{"to": [names]}`."""
-        to = wanted(await body_of(request), "to", list)
+        to = word(await body_of(request), "to", list)
         self._market.broadcast(self._asked(request).id, to)
         return request_json(self._asked(request))
 
-    async def _competitor(self, request: web.Request) -> Json:
-        step = life.competitor_accepts(self._asked(request), self._market.options)
-        return self._do(step, "competitor_accepts")
+    def _deed(self, name: str) -> Reply:
+        """The words of `sandbox.deeds` as the body; `change` takes the fields themselves."""
 
-    async def _cancel(self, request: web.Request) -> Json:
-        return self._do(life.cancel(self._asked(request)), "cancel")
+        async def do(request: web.Request) -> Json:
+            body = await body_of(request)
+            words = {"data": body} if name == "change" else body
+            for receiver in receivers_in(words):
+                self._market.receiver(receiver)
+            step = DEEDS[name](self._asked(request), words, self._market.options)
+            self._market.apply(step, name)
+            return self._done(step.request.id)
 
-    async def _withdraw(self, request: web.Request) -> Json:
-        """`{"from": [names]}`."""
-        names = wanted(await body_of(request), "from", list)
-        return self._do(life.withdraw(self._asked(request), names), "withdraw")
-
-    async def _assign(self, request: web.Request) -> Json:
-        """`{"to": name}`."""
-        name = wanted(await body_of(request), "to", str)
-        self._market.receiver(name)
-        return self._do(life.assign(self._asked(request), name, self._market.options), "assign")
-
-    async def _expire(self, request: web.Request) -> Json:
-        return self._do(life.expire(self._asked(request)), "expire")
-
-    async def _complete(self, request: web.Request) -> Json:
-        return self._do(life.complete(self._asked(request), self._market.options), "complete")
-
-    async def _change(self, request: web.Request) -> Json:
-        """The fields of `data` to change."""
-        changes = await body_of(request)
-        return self._do(life.change_data(self._asked(request), changes, self._market.options), "change_data")
-
-    async def _proposal(self, request: web.Request) -> Json:
-        """`{"receiver", "answer": "accepted" | "declined" | "countered", "time"}`."""
-        body = await body_of(request)
-        name, answer = wanted(body, "receiver", str), wanted(body, "answer", str)
-        step = life.answer_proposal(
-            self._asked(request), name, self._market.options, answer=answer, counter=body.get("time")
-        )
-        return self._do(step, f"proposal_{answer}")
-
-    async def _change_answer(self, request: web.Request) -> Json:
-        """`{"receiver", "accepted": bool}`."""
-        body = await body_of(request)
-        name, accepted = wanted(body, "receiver", str), wanted(body, "accepted", bool)
-        step = life.answer_change(self._asked(request), name, accepted=accepted)
-        return self._do(step, "change_accepted" if accepted else "change_declined")
-
-    async def _accept(self, request: web.Request) -> Json:
-        """`{"receiver"}`: a person accepts in VectorCare's own interface."""
-        name = wanted(await body_of(request), "receiver", str)
-        return self._do(life.accept(self._asked(request), name, self._market.options), "accept_by_hand")
-
-    async def _decline(self, request: web.Request) -> Json:
-        """`{"receiver"}`: a person declines in VectorCare's own interface."""
-        name = wanted(await body_of(request), "receiver", str)
-        return self._do(life.decline(self._asked(request), name), "decline_by_hand")
+        return do
 
     async def _return_leg(self, request: web.Request) -> Json:
         """Makes the way back of a round trip."""
@@ -261,7 +202,7 @@ class Control:
     async def _add_receiver(self, request: web.Request) -> Json:
         """`{"name", "webhook"}`. The answer shows the client secret, once."""
         body = await body_of(request)
-        name = wanted(body, "name", str)
+        name = word(body, "name", str)
         if name in self._market.receivers:
             raise SettingRefused(f"there is a Receiver {name}")
         receiver = self._market.add_receiver(name, body.get("webhook"))
@@ -270,7 +211,7 @@ class Control:
 
     async def _set_webhook(self, request: web.Request) -> Json:
         """`{"url"}`: makes it the one webhook of the Receiver."""
-        url = wanted(await body_of(request), "url", str)
+        url = word(await body_of(request), "url", str)
         receiver = self._market.receiver(request.match_info["name"])
         receiver.set_webhook(url)
         return receiver_json(receiver)

@@ -87,11 +87,9 @@ class Load:
 
     def _note(self, entry: Entry) -> None:
         if isinstance(entry, WebhookAttempt):
-            if entry.response_code is None:
-                self._failed += 1
-            else:
+            if entry.response_code is not None:
                 self._answers.append(entry.seconds)
-                self._failed += not entry.taken
+            self._failed += entry.signed and not entry.taken
             if entry.status == Status.AVAILABLE and entry.cause == "event":
                 self._offer(entry)
         elif isinstance(entry, ApiCall) and entry.call == "accept" and entry.took_effect:

@@ -72,6 +72,16 @@ class Marketplace:
         except KeyError:
             raise Unknown(f"no Receiver {name}") from None
 
+    def rotate_key(self, name: str) -> str:
+        """The Receiver's webhooks are signed with another key from now on; returns its public PEM."""
+        self.record.deed("rotate_key", "", [name])
+        return self.receiver(name).rotate_key()
+
+    def expire_tokens(self, name: str) -> None:
+        """The Receiver's tokens are dead before their time."""
+        self.record.deed("expire_tokens", "", [name])
+        self.tokens.expire(self.receiver(name))
+
     def organizations(self) -> list[Organization]:
         """All of them."""
         return [*self.receivers.values(), *self.requesters.values()]
@@ -160,7 +170,7 @@ class Marketplace:
     def _competitor(self, request_id: str) -> None:
         request = self.requests.get(request_id)
         if request and request.stage is life.Stage.OPEN:
-            self.apply(life.competitor_accepts(request, self.options), "competitor_accepts")
+            self.apply(life.competitor_accepts(request, self.options), "competitor")
 
     def _expire(self, request_id: str, offered: Mapping[str, int]) -> None:
         """Ends those offers of that time which are open still and were not made anew since."""

@@ -2,7 +2,7 @@
 
 about = "What happens, and what a Receiver should do."
 [[steps]]
-do = "create"               # one of DEEDS; its words are the other keys
+do = "create"               # one of STEPS; its words are the other keys
 name = "trip"
 kind = "bls"
 [[steps]]
@@ -24,6 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from sandbox.deeds import receivers_in
 from sandbox.malformed import MALFORMED
 from sandbox.trouble import Trouble
 
@@ -32,7 +33,7 @@ PLACES = ("first", "second", "third")
 
 SHIPPED = Path(__file__).parent / "scenarios"
 
-DEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+STEPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "create": ("name", "kind", "data", "lead_minutes"),
         "return_leg": ("request", "name"),
@@ -108,17 +109,8 @@ class Scenario:
     @property
     def receivers(self) -> int:
         """How many Receivers it needs."""
-        named = [name for step in self.steps for name in _names(step.words)]
+        named = [name for step in self.steps for name in receivers_in(step.words)]
         return max((PLACES.index(name) + 1 for name in named if name in PLACES), default=1)
-
-
-def _names(words: Mapping[str, Any]) -> list[str]:
-    """Every Receiver that a step names."""
-    found: list[str] = []
-    for word in ("receiver", "to", "from", "assigned_to"):
-        value = words.get(word, [])
-        found += [value] if isinstance(value, str) else value
-    return found
 
 
 def _problems_of(number: int, raw: Mapping[str, Any]) -> list[str]:
@@ -126,7 +118,7 @@ def _problems_of(number: int, raw: Mapping[str, Any]) -> list[str]:
     kinds = [kind for kind in ("do", "expect") if kind in raw]
     if len(kinds) != 1:
         return [f"{where}: a step has either `do` or `expect`"]
-    known = DEEDS if kinds[0] == "do" else EXPECTATIONS
+    known = STEPS if kinds[0] == "do" else EXPECTATIONS
     verb = raw[kinds[0]]
     if verb not in known:
         return [f"{where}: no such step: {verb}"]

@@ -145,7 +145,7 @@ class Sandbox:
 
     def competitor_accepts(self, request_id: str) -> None:
         """A provider outside this sandbox is faster."""
-        self._do(life.competitor_accepts(self._request(request_id), self.options), "competitor_accepts")
+        self._do(life.competitor_accepts(self._request(request_id), self.options), "competitor")
 
     def cancel(self, request_id: str) -> None:
         """The Requester cancels."""
@@ -170,18 +170,18 @@ class Sandbox:
 
     def change_data(self, request_id: str, changes: Mapping[str, Any]) -> None:
         """The Requester edits fields of `data`."""
-        self._do(life.change_data(self._request(request_id), changes, self.options), "change_data")
+        self._do(life.change_data(self._request(request_id), changes, self.options), "change")
 
     def answer_proposal(self, request_id: str, receiver: str, answer: str, counter: str | None = None) -> None:
         """The Requester answers a best time: `accepted`, `declined` or `countered` with a time."""
         request = self._request(request_id)
         step = life.answer_proposal(request, receiver, self.options, answer=answer, counter=counter)
-        self._do(step, f"proposal_{answer}")
+        self._do(step, "proposal")
 
     def answer_change(self, request_id: str, receiver: str, *, accepted: bool) -> None:
         """The Requester answers a change request."""
         step = life.answer_change(self._request(request_id), receiver, accepted=accepted)
-        self._do(step, "change_accepted" if accepted else "change_declined")
+        self._do(step, "change_answer")
 
     def accept_by_hand(self, request_id: str, receiver: str) -> None:
         """A person of the Receiver accepts in VectorCare's own interface."""
@@ -209,11 +209,11 @@ class Sandbox:
 
     def rotate_key(self, receiver: str) -> str:
         """Signs with another key from now on; returns its public PEM."""
-        return self.market.receiver(receiver).rotate_key()
+        return self.market.rotate_key(receiver)
 
     def expire_tokens(self, receiver: str) -> None:
         """The Receiver's tokens are dead before their time."""
-        self.market.tokens.expire(self.market.receiver(receiver))
+        self.market.expire_tokens(receiver)
 
     async def play(self, scenario: Scenario, pace: float = 1.0) -> list[Outcome]:
         """Plays a scenario with the Receivers that are there; see `sandbox.scenario`."""

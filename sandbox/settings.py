@@ -6,7 +6,8 @@ from typing import Any
 
 from aiohttp import web
 
-from sandbox.control import Json, WrongCall, body_of, guarded, receiver_json, request_json, wanted
+from sandbox.control import Json, WrongCall, body_of, guarded, receiver_json, request_json
+from sandbox.deeds import word
 from sandbox.load import Load, Wanted
 from sandbox.marketplace import Marketplace
 from sandbox.organizations import PERMISSIONS, Receiver, SettingRefused
@@ -80,13 +81,13 @@ class Settings:
     async def _add_webhook(self, request: web.Request) -> Json:
         """`{"url", "active": true}`."""
         body = await body_of(request)
-        webhook = self._receiver(request).add_webhook(wanted(body, "url", str), active=body.get("active", True) is True)
+        webhook = self._receiver(request).add_webhook(word(body, "url", str), active=body.get("active", True) is True)
         return asdict(webhook)
 
     async def _change_webhook(self, request: web.Request) -> Json:
         """`{"url", "active"}`, what is given is changed."""
         body = await body_of(request)
-        active = wanted({"active": True, **body}, "active", bool) if "active" in body else None
+        active = word({"active": True, **body}, "active", bool) if "active" in body else None
         webhook = self._receiver(request).change_webhook(request.match_info["webhook_id"], body.get("url"), active)
         return asdict(webhook)
 
@@ -97,7 +98,7 @@ class Settings:
 
     async def _permissions(self, request: web.Request) -> Json:
         """`{"permissions": [names]}`: those of the guide that the Receiver's admin group has."""
-        chosen = wanted(await body_of(request), "permissions", list)
+        chosen = word(await body_of(request), "permissions", list)
         if unknown := [p for p in chosen if p not in PERMISSIONS]:
             raise WrongCall(f"no such permission: {unknown}")
         receiver = self._receiver(request)
@@ -110,19 +111,17 @@ class Settings:
 
     async def _rotate_key(self, request: web.Request) -> Json:
         """Webhooks are signed with another key from now on."""
-        receiver = self._receiver(request)
-        self._market.record.deed("rotate_key", "", [receiver.name])
-        return {"public_key_pem": receiver.rotate_key()}
+        return {"public_key_pem": self._market.rotate_key(self._receiver(request).name)}
 
     async def _expire_tokens(self, request: web.Request) -> Json:
         receiver = self._receiver(request)
-        self._market.tokens.expire(receiver)
+        self._market.expire_tokens(receiver.name)
         return receiver_json(receiver)
 
     async def _send(self, request: web.Request) -> Json:
         """`{"body": text or {"hex"}, "signature": "right" | "missing" | value}`: any bytes, once."""
         body = await body_of(request)
-        given = wanted(body, "body", (str, dict))
+        given = word(body, "body", (str, dict))
         raw = bytes.fromhex(given["hex"]) if isinstance(given, dict) else given.encode()
         answer = await self._market.webhooks.send(self._receiver(request), raw, str(body.get("signature", "right")))
         return {"status": answer.status, "error": answer.error, "seconds": answer.seconds}
@@ -164,7 +163,7 @@ class Settings:
         """`{"name", "scenario": TOML}`: plays it, and answers when it is over."""
         body = await body_of(request)
         try:
-            scenario = parse(str(body.get("name", "scenario")), wanted(body, "scenario", str))
+            scenario = parse(str(body.get("name", "scenario")), word(body, "scenario", str))
         except WrongScenario as error:
             raise WrongCall(str(error)) from None
         if scenario.receivers > len(self._market.receivers):
@@ -178,7 +177,7 @@ class Settings:
         body = await body_of(request)
         if self._load and self._load.running:
             raise SettingRefused("a load is running already")
-        rate, duration = wanted(body, "rate", (int, float)), wanted(body, "duration", (int, float))
+        rate, duration = word(body, "rate", (int, float)), word(body, "duration", (int, float))
         to = tuple(self._market.receiver(name).name for name in body.get("to") or self._market.receivers)
         if rate <= 0 or duration <= 0 or not to:
             raise WrongCall("'rate' and 'duration' are positive, and there is a Receiver")

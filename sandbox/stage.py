@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox import life, malformed
+from sandbox.deeds import DEEDS
 from sandbox.evidence import Rules
 from sandbox.marketplace import Marketplace
 from sandbox.record import ApiCall, Deed, Entry, WebhookAttempt
@@ -95,27 +96,17 @@ class Stage:
         elif verb in ("plan", "trouble", "rotate_key", "expire_tokens"):
             self._arrange(verb, words)
         else:
-            self._market.apply(self._step(verb, words), verb)
+            step = DEEDS[verb](self._request(words), self._named(words), self._market.options)
+            self._market.apply(step, verb)
 
-    def _step(self, verb: str, words: Mapping[str, Any]) -> life.Step:
-        request, options = self._request(words), self._market.options
-        receiver = self._receiver(str(words.get("receiver", words.get("to", "first"))))
-        makers: dict[str, Callable[[], life.Step]] = {
-            "competitor": lambda: life.competitor_accepts(request, options),
-            "cancel": lambda: life.cancel(request),
-            "withdraw": lambda: life.withdraw(request, [self._receiver(n) for n in words["from"]]),
-            "assign": lambda: life.assign(request, receiver, options),
-            "expire": lambda: life.expire(request),
-            "complete": lambda: life.complete(request, options),
-            "change": lambda: life.change_data(request, words.get("data", {}), options),
-            "proposal": lambda: life.answer_proposal(
-                request, receiver, options, answer=words.get("answer", "accepted"), counter=words.get("time")
-            ),
-            "change_answer": lambda: life.answer_change(request, receiver, accepted=words.get("accepted", True)),
-            "accept_by_hand": lambda: life.accept(request, receiver, options),
-            "decline_by_hand": lambda: life.decline(request, receiver),
-        }
-        return makers[verb]()
+    def _named(self, words: Mapping[str, Any]) -> dict[str, Any]:
+        """The words with the Receivers' own names."""
+        named = dict(words)
+        for word in {"receiver", "to"} & {name for name, value in words.items() if isinstance(value, str)}:
+            named[word] = self._receiver(words[word])
+        if "from" in words:
+            named["from"] = [self._receiver(name) for name in words["from"]]
+        return named
 
     def _arrange(self, verb: str, words: Mapping[str, Any]) -> None:
         given = words.get("receiver")
@@ -125,9 +116,9 @@ class Stage:
         elif verb == "trouble":
             self._market.trouble.set(Trouble.of(words.get("settings", {})), receiver if given else "")
         elif verb == "rotate_key":
-            self._market.receivers[receiver].rotate_key()
+            self._market.rotate_key(receiver)
         else:
-            self._market.tokens.expire(self._market.receivers[receiver])
+            self._market.expire_tokens(receiver)
 
     async def _create(self, words: Mapping[str, Any]) -> None:
         made = self._market.create_request(words.get("kind"), words.get("data"), float(words.get("lead_minutes", 90)))

@@ -12,7 +12,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import aio_pika
 import structlog
@@ -120,14 +120,14 @@ class Link:
     async def _watch(self, connection: AbstractConnection) -> None:
         """Until the connection is lost; the topology is declared again every few seconds, in case it went."""
         # connection.closed() tells only of a close of ours, so this listens for the others.
-        closed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        closed: asyncio.Future[Literal[True]] = asyncio.get_running_loop().create_future()
         connection.close_callbacks.add(lambda *_: None if closed.done() else closed.set_result(True))
         self.problem = None
         self._up.set()
         while not closed.done():
             self._prepared.set()
-            look = asyncio.ensure_future(self._look.wait())
-            await asyncio.wait({closed, look}, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            look = asyncio.create_task(self._look.wait())
+            await asyncio.wait([closed, look], timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             look.cancel()
             self._look.clear()
             if closed.done():

@@ -395,9 +395,7 @@ def _call_forgotten(known: Assignment) -> Assignment:
     return replace(known, intent_id=None, intent_call=None, intent_deadline=0.0, uncertain_since=since)
 
 
-def _intend(
-    known: Assignment, call: Call, rules: Rules, intent_id: str, now: float, notes: str | None
-) -> Step:
+def _intend(known: Assignment, call: Call, rules: Rules, intent_id: str, now: float, notes: str | None) -> Step:
     known = replace(known, intent_id=intent_id, intent_call=call, intent_deadline=now + rules.lease)
     if call is Call.ACCEPT:
         known = replace(known, last_accept_at=now)

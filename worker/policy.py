@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import cel
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator
 
 from shared.event import Event
 from worker.expression import GUARDS, BadExpression, Expression, Path, parse
@@ -144,13 +144,19 @@ class PolicyError(ValueError):
         self.problems = problems
 
 
+def _expression(source: object) -> Expression:
+    if not isinstance(source, str):
+        raise ValueError("must be text, a CEL expression")  # noqa: TRY004 - pydantic collects ValueErrors
+    return parse(source, VARIABLES, ("request", "event"))
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class _Rule(_Part):
     name: Annotated[str, Field(min_length=1, max_length=100)]
-    when: str
+    when: Annotated[Expression, PlainValidator(_expression)]
     then: Literal["accept", "decline", "hold"]
     notes: Annotated[str, Field(max_length=LONGEST_NOTES)] | None = None
     unknown: Literal["hold", "skip"] = "hold"
@@ -195,25 +201,19 @@ def read(text: str) -> Policy:
     rules = []
     seen: set[str] = set()
     for number, rule in enumerate(parsed.rules):
-        place = f"rules[{number}] {rule.name!r}"
         if rule.name in seen:
-            problems.append((place, "there is another rule of this name"))
+            problems.append((f"rules[{number}].name", f"there is another rule named {rule.name!r}"))
         seen.add(rule.name)
-        try:
-            when = parse(rule.when, VARIABLES, ("request", "event"))
-        except BadExpression as error:
-            problems.append((f"{place} when", str(error)))
-            continue
-        missing = {path[1] for path in when.reads if path[0] == "lists" and len(path) > 1} - set(parsed.lists)
-        problems += [(f"{place} when", f"there is no list {name!r} under [lists]") for name in sorted(missing)]
-        rules.append(Rule(rule.name, when, Verdict(rule.then), rule.notes, rule.unknown == "skip"))
+        missing = {path[1] for path in rule.when.reads if path[0] == "lists" and len(path) > 1} - set(parsed.lists)
+        problems += [(f"rules[{number}].when", f"there is no list {name!r} under [lists]") for name in sorted(missing)]
+        rules.append(Rule(rule.name, rule.when, Verdict(rule.then), rule.notes, rule.unknown == "skip"))
     if problems:
         raise PolicyError(problems)
     return Policy(ZoneInfo(parsed.timezone), Verdict(parsed.default), parsed.lists, tuple(rules))
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> tuple[str, str]:
-    place = ".".join(str(step) for step in location)
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
     return place, message.removeprefix("Value error, ")
 
 

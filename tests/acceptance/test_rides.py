@@ -75,7 +75,10 @@ async def subscribed_by_amqp(url: str) -> AsyncIterator[Subscriber]:
         subscriber.webhooks.append(Message(incoming.routing_key or "", headers, incoming.body))
 
     async with await aio_pika.connect(url) as connection, connection.channel() as channel:
-        for exchange, pattern, callback in ((topics.OUTCOMES, "assignment.#", outcome), (topics.WEBHOOKS, "#", webhook)):
+        for exchange, pattern, callback in (
+            (topics.OUTCOMES, "assignment.#", outcome),
+            (topics.WEBHOOKS, "#", webhook),
+        ):
             queue = await channel.declare_queue(exclusive=True)
             await queue.bind(exchange, pattern)
             await queue.consume(callback, no_ack=True)
@@ -103,7 +106,7 @@ def assert_each_became_one_trip(sandbox: Sandbox, subscriber: Subscriber, reques
     """Accepted exactly once, told as accepting and then assigned, and the bytes on the topic are the signed ones."""
     each = {("acme", request) for request in requests}
     assert taken(sandbox) == Counter(dict.fromkeys(each, 1))
-    assert subscriber.states() == dict.fromkeys(each, ["accepting", "assigned"])
+    assert subscriber.states() == {one: ["accepting", "assigned"] for one in each}
     key = parse_public_key(sandbox.receivers["acme"].public_key_pem.encode())
     for message in subscriber.webhooks:
         assert verify("acme", [key], message.body, message.headers["ce-signature"])

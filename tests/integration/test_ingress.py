@@ -271,7 +271,9 @@ READABLE = [
     pytest.param({"request_status": "available"}, "BROADCAST_RECEIVED.OTHER.acme", id="a status in lower case"),
     pytest.param({"new_field": {"a": 1}}, "BROADCAST_RECEIVED.AVAILABLE.acme", id="an unknown field"),
     pytest.param({"data": None}, "BROADCAST_RECEIVED.AVAILABLE.acme", id="null data"),
-    pytest.param({"event_timestamp": "2026-11-23t12:00:00.123456789+02:00"}, "BROADCAST_RECEIVED.AVAILABLE.acme", id="ns"),
+    pytest.param(
+        {"event_timestamp": "2026-11-23t12:00:00.123456789+02:00"}, "BROADCAST_RECEIVED.AVAILABLE.acme", id="ns"
+    ),
 ]
 
 

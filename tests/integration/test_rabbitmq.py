@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel
+from pamqp.common import FieldValue
 
 from shared import topics
 from shared.broker import Delivery
@@ -114,7 +115,8 @@ async def test_foreign_headers_of_any_type_do_no_harm(broker: RabbitBroker, rabb
     await broker.consume(topics.BROADCAST_RECEIVED, 10, hands)
     async with plain_channel(rabbit) as channel:
         exchange = await channel.get_exchange(topics.WEBHOOKS)
-        foreign = {"number": 7, "list": [1], "receiver-retry-due": "soon", "x-death": [{"a": 1}], "text": "kept"}
+        foreign: dict[str, FieldValue] = {"number": 7, "list": [1], "text": "kept"}
+        foreign |= {"receiver-retry-due": "soon", "x-death": [{"a": 1}]}
         await exchange.publish(aio_pika.Message(b"{}", headers=foreign), "A.AVAILABLE.acme")
     delivery = await hands.next()
     assert dict(delivery.message.headers) == {"text": "kept"}
@@ -135,7 +137,7 @@ async def test_a_handler_goes_on_when_its_channel_drops_and_its_late_ack_is_told
             lost.append(True)
         went_on.set()
 
-    tasks = []
+    tasks: list[asyncio.Task[None]] = []
     again = Hands()
 
     def take(delivery: Delivery) -> None:
