@@ -29,7 +29,9 @@ def free_port() -> int:
 class Home:
     """A folder with a receiver's configuration: keys, policies, receiver.toml."""
 
-    def __init__(self, folder: Path, sandbox: Sandbox, *, broker: str = "sqlite:receiver.db") -> None:
+    def __init__(
+        self, folder: Path, sandbox: Sandbox, *, broker: str = "sqlite:receiver.db", store_more: str = ""
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.admin_port = free_port()
@@ -38,7 +40,7 @@ class Home:
         self._parts = [
             (
                 f'[ingress]\nhost = "127.0.0.1"\nport = {self.port}\nadmin_port = {self.admin_port}\n'
-                f'[worker]\nadmin_port = 0\n[broker]\nurl = "{broker}"\n[store]\nurl = "sqlite:receiver.db"\n'
+                f'[worker]\nadmin_port = 0\n[broker]\nurl = "{broker}"\n[store]\nurl = "sqlite:receiver.db"\n{store_more}\n'
             )
         ]
 

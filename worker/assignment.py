@@ -75,7 +75,7 @@ class Assignment:
     """What we know of one service request for one customer.
 
     `newest` orders events; `settled` is the offer whose handling has ended. An intent is written before its call and is
-    the lease on making it. `uncertain_since` is set while an accept's effect is not known. `ours` is whether the trip
+    the lease on making it; none is made before `not_before`. `uncertain_since` is set while an accept's effect is not known. `ours` is whether the trip
     is ours as far as we know, `confirmed` whether VectorCare's webhook has said so; `accepted_event_id` is the offer
     whose accept was taken.
     """
@@ -93,6 +93,7 @@ class Assignment:
     intent_id: str | None = None
     intent_call: Call | None = None
     intent_deadline: float = 0.0
+    not_before: float = 0.0
     uncertain_since: float | None = None
     accepted_at: float | None = None
     accepted_event_id: str | None = None
@@ -213,6 +214,9 @@ def offered(
         return _while_ours(known, rules, now)
     if order == known.settled:
         return Step(known, "duplicate")
+    if now < known.not_before:
+        # Another delivery of the same offer must not call before VectorCare said that it may.
+        return Step(known, "too_soon", settle=Settle(known.not_before - now, counted=False))
     if known.uncertain_since is not None and known.settled != known.newest:
         return _again(known, event, decide, mode=mode, rules=rules, intent_id=intent_id, now=now)
     decision = decide()
@@ -248,7 +252,7 @@ def answered(
     if not mine:
         return Step(known, "superseded")  # a webhook has told the end of it already
     if answer.kind in {Answered.NO_TOKEN, Answered.NOT_SENT, Answered.THROTTLED}:
-        return _not_reached(known, event, answer, attempts)
+        return _not_reached(known, event, answer, attempts, now)
     if call is Call.DECLINE:
         return _declined(known, event, answer, attempts)
     if answer.kind is Answered.UNKNOWN:
@@ -431,11 +435,11 @@ def _declined(known: Assignment, event: Event, answer: Answer, attempts: int) ->
     return _tell(known, event, State.HELD, code, "VectorCare did not take our decline")
 
 
-def _not_reached(known: Assignment, event: Event, answer: Answer, attempts: int) -> Step:
+def _not_reached(known: Assignment, event: Event, answer: Answer, attempts: int, now: float) -> Step:
     """The call had no effect. It is made again, unless that has been tried for long."""
     if attempts < _MOST_ATTEMPTS:
         wait = max(answer.retry_after, _backoff(attempts))
-        return Step(known, answer.kind.value, settle=Settle(wait))
+        return Step(replace(known, not_before=now + wait), answer.kind.value, settle=Settle(wait))
     if known.uncertain_since is not None:
         return _unconfirmed(known, event)
     known = replace(known, settled=known.newest)

@@ -22,6 +22,7 @@ assignments: Final = Table(
     Column("intent_id", Text),
     Column("intent_call", Text),
     Column("intent_deadline", Float),
+    Column("not_before", Float),
     Column("uncertain_since", Float),
     Column("accepted_at", Float),
     Column("accepted_event_id", Text),

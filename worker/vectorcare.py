@@ -36,6 +36,7 @@ class VectorCare:
             middlewares=(sent_once,),
             timeout=aiohttp.ClientTimeout(total=None),  # each call has its own deadline
         )
+        self._throttled_until: dict[str, float] = {}
         self._tokens = {
             customer_id: Token(
                 customer_id, customer.token_url, customer.client_id, customer.client_secret, self._session
@@ -75,6 +76,17 @@ class VectorCare:
         return answer
 
     async def _call(self, customer: Customer, service_request_id: str, call: Call, notes: str | None) -> Answer:
+        patience = self._throttled_until.get(customer.customer_id, 0.0) - time.monotonic()
+        if patience > 0:
+            return Answer(
+                Answered.THROTTLED, retry_after=patience
+            )  # VectorCare's limit is the customer's, not the call's
+        answer = await self._authorized(customer, service_request_id, call, notes)
+        if answer.kind is Answered.THROTTLED:
+            self._throttled_until[customer.customer_id] = time.monotonic() + answer.retry_after
+        return answer
+
+    async def _authorized(self, customer: Customer, service_request_id: str, call: Call, notes: str | None) -> Answer:
         token = self._tokens[customer.customer_id]
         url = URL(f"{customer.api_url}/requests/{service_request_id}/{call}/", encoded=True)
         body = orjson.dumps({"response_notes": notes} if notes else {})

@@ -163,6 +163,18 @@ async def test_retry_after_may_be_a_date(api: Api) -> None:
         assert 25 < (await call()).retry_after <= 30
 
 
+async def test_a_throttled_customer_makes_no_call_until_it_may(api: Api) -> None:
+    api.answers = [answer(429, {}, **{"Retry-After": "1"}), answer(201, {})]
+    async with client(customer(api)) as call:
+        assert (await call()).kind is Answered.THROTTLED
+        told = await call(request="VC-2")
+        assert told.kind is Answered.THROTTLED
+        assert 0 < told.retry_after <= 1
+        assert len(api.calls) == 1
+        await asyncio.sleep(told.retry_after)
+        assert (await call()).kind is Answered.TAKEN
+
+
 async def test_a_call_whose_kept_connection_breaks_is_never_sent_again(api: Api) -> None:
     api.answers = [answer(201, {}), drop, answer(403, {"code": "members:permission_denied"})]
     async with client(customer(api)) as call:

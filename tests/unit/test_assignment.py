@@ -130,6 +130,7 @@ def test_an_accept_that_can_not_work_is_held_for_a_person(kind: Answered, code: 
 def test_a_call_that_had_no_effect_is_made_again_later_not_before_retry_after_and_not_for_ever(kind: Answered) -> None:
     step = answered(INTENDED, OFFER, kind, retry_after=33.0)
     assert (told(step), step.settle.after, step.known.uncertain_since) == ([], 33.0, None)
+    assert offered(step.known, OFFER, now=NOW + 33).note == "too_soon"
     assert offered(step.known, OFFER, now=NOW + 40).call is Call.ACCEPT
     assert told(answered(INTENDED, OFFER, kind, attempts=12)) == ["held"]
 
@@ -297,7 +298,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.call is None or self.now >= self.known.intent_deadline, "two calls under way"
             assert not self.known.ours, "an accept of what is ours"
             self.call = (step.call, found, intent)
-        if step.note != "older" and not self.known.ours and step.note != "call_under_way":
+        if not self.known.ours and step.note not in {"older", "call_under_way", "too_soon"}:
             self.hear(found)
         self.apply(step)
 

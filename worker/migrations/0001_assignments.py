@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("intent_id", sa.Text),
         sa.Column("intent_call", sa.Text),
         sa.Column("intent_deadline", sa.Float, nullable=False),
+        sa.Column("not_before", sa.Float, nullable=False),
         sa.Column("uncertain_since", sa.Float),
         sa.Column("accepted_at", sa.Float),
         sa.Column("accepted_event_id", sa.Text),
