@@ -119,7 +119,8 @@ class EmbeddedBroker:
             while True:
                 for row in await self._engine.transact(lambda connection, now: _take(connection, now, name)):
                     yield Message(row.routing_key, row.headers, self._sealer.open(row.body))
-                await self.wait_for(name)
+                while not await self.arrived(name):
+                    pass
         finally:
             await self._engine.transact(
                 lambda connection, _: connection.execute(delete(_queues).where(_queues.c.name == name))
@@ -135,17 +136,17 @@ class EmbeddedBroker:
         """Set when this process put something into `queue`."""
         return self._arrivals.setdefault(queue, asyncio.Event())
 
-    async def wait_for(self, queue: str) -> None:
-        """Until something in `queue` may be visible: told by this process at once, by another within 50 ms."""
+    async def arrived(self, queue: str) -> bool:
+        """Whether something in `queue` may be visible, asked for up to 50 ms: this process tells at once, of another's
+        messages and of delays that are over the file is asked. Both waiters on one queue may be told of one message."""
         arrival = self.arrival(queue)
-        while not arrival.is_set():
-            try:
-                async with asyncio.timeout(_POLL_SECONDS):
-                    await arrival.wait()
-            except TimeoutError:
-                if await self._engine.read(lambda connection: _anything(connection, queue)):
-                    return
+        try:
+            async with asyncio.timeout(_POLL_SECONDS):
+                await arrival.wait()
+        except TimeoutError:
+            return await self._engine.read(lambda connection: _anything(connection, queue))
         arrival.clear()
+        return True
 
 
 class _Consumer:
@@ -221,7 +222,11 @@ class _Consumer:
                 for delivery in claimed:
                     self._on_delivery(delivery)
             else:
-                await self._broker.wait_for(self._queue)
+                await self._arrival()
+
+    async def _arrival(self) -> None:
+        while not self._stopping and not await self._broker.arrived(self._queue):
+            pass
 
     async def _claim(self, room: int) -> "list[_Delivery]":
         receipt = uuid.uuid4().hex
@@ -402,9 +407,7 @@ def _anything(connection: Connection, queue: str) -> bool:
     return connection.execute(visible.limit(1)).first() is not None
 
 
-def _claim(
-    connection: Connection, now: float, queue: str, room: int, receipt: str, lease: float
-) -> list[Row[Any]]:
+def _claim(connection: Connection, now: float, queue: str, room: int, receipt: str, lease: float) -> list[Row[Any]]:
     visible = (
         select(_messages.c.id)
         .where(_messages.c.queue == queue, _messages.c.visible_at <= now)

@@ -38,10 +38,10 @@ class Home:
         self.file = folder / "receiver.toml"
         self._sandbox = sandbox
         self._parts = [
-            (
-                f'[ingress]\nhost = "127.0.0.1"\nport = {self.port}\nadmin_port = {self.admin_port}\n'
-                f'[worker]\nadmin_port = 0\n[broker]\nurl = "{broker}"\n[store]\nurl = "sqlite:receiver.db"\n{store_more}\n'
-            )
+            f'[ingress]\nhost = "127.0.0.1"\nport = {self.port}\nadmin_port = {self.admin_port}',
+            "[worker]\nadmin_port = 0",
+            f'[broker]\nurl = "{broker}"',
+            f'[store]\nurl = "sqlite:receiver.db"\n{store_more}',
         ]
 
     def customer(self, name: str, *, policy: str = ACCEPT_ALL, token: str | None = None, **settings: Any) -> None:

@@ -75,9 +75,9 @@ class Assignment:
     """What we know of one service request for one customer.
 
     `newest` orders events; `settled` is the offer whose handling has ended. An intent is written before its call and is
-    the lease on making it; none is made before `not_before`. `uncertain_since` is set while an accept's effect is not known. `ours` is whether the trip
-    is ours as far as we know, `confirmed` whether VectorCare's webhook has said so; `accepted_event_id` is the offer
-    whose accept was taken.
+    the lease on making it; none is made before `not_before`. `uncertain_since` is set while an accept's effect is not
+    known. `ours` is whether the trip is ours as far as we know, `confirmed` whether VectorCare's webhook has said so;
+    `accepted_event_id` is the offer whose accept was taken.
     """
 
     customer_id: str

@@ -1,0 +1,1 @@
+"""Measured against real brokers and the sandbox."""
