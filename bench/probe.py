@@ -21,10 +21,11 @@ async def times_to_accept(folder: Path, broker: str) -> list[float]:
         home.customer("acme")
         async with Process(home, "run") as receiver:
             await receiver.ready()
-            for number in range(int(RATE * SECONDS) + 20):
+            count = int(RATE * SECONDS) + 20
+            for _ in range(count):
                 await sandbox.broadcast(sandbox.create_request("bls"), ["acme"])
                 await asyncio.sleep(1 / RATE)
-            await until(lambda: len(sandbox.record.calls("accept")) == number + 1, 30)
+            await until(lambda: len(sandbox.record.calls("accept")) == count, 30)
         began = {each.request_id: each.at for each in sandbox.record.webhooks() if each.status == "AVAILABLE"}
         return [call.at - began[call.request_id] for call in sandbox.record.calls("accept")][20:]  # the first warm up
 

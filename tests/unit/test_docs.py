@@ -21,7 +21,7 @@ from worker.assignment import State
 from worker.policy import PolicyError
 
 ROOT = Path(__file__).parents[2]
-DOCS = sorted(ROOT.glob("docs/**/*.md")) + [ROOT / "README.md"]
+DOCS = [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md"]
 SCHEMA = orjson.loads((ROOT / "shared/schemas/assignment-1.json").read_bytes())
 
 
