@@ -106,7 +106,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one option each
     keep_requests: Annotated[int, typer.Option(help="Service requests to hold; 0: all.")] = 10_000,
     state: Annotated[Path | None, typer.Option(help="Keep everything in this directory, to go on later.")] = None,
     write_config: Annotated[Path | None, typer.Option(help="Write receiver.toml and the public keys there.")] = None,
-    mode: Annotated[str | None, typer.Option(help="The `mode` to write for each customer.")] = None,
+    mode: Annotated[str | None, typer.Option(help="Write this `mode` too, and a policy that accepts all.")] = None,
 ) -> None:
     """Runs until SIGTERM or SIGINT."""
     if context.invoked_subcommand is not None:

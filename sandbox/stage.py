@@ -39,6 +39,7 @@ class Stage:
         self._market = market
         self._pace = pace
         self._start = market.record.total
+        self._before = frozenset(market.requests)
         self._names: dict[str, str] = {}
         self._receivers = dict(zip(PLACES, market.receivers, strict=False))
         self._deeds: dict[str, Callable[[Mapping[str, Any]], Awaitable[None]]] = {
@@ -196,7 +197,8 @@ class Stage:
         return True
 
     def _entries(self) -> list[Entry]:
-        return self._market.record.since(self._start)
+        """What was recorded since this scenario began, but for the after-pains of requests that are older."""
+        return [e for e in self._market.record.since(self._start) if e.request_id not in self._before]
 
     def _calls(self, words: Mapping[str, Any]) -> list[ApiCall]:
         return [e for e in self._entries() if isinstance(e, ApiCall) and self._fits(e, words)]

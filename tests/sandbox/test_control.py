@@ -110,5 +110,6 @@ async def test_the_configuration_names_what_a_receiver_needs(sandbox: Sandbox, t
     path = configuration.write(tmp_path, sandbox.url, sandbox.receivers.values(), "automatic")
     written = tomllib.loads(path.read_text())["customers"]["acme"]
     assert written["mode"] == "automatic"
+    assert "accept" in (tmp_path / written["policy"]).read_text()
     assert (tmp_path / written["public_keys"][0]).read_text() == sandbox.receivers["acme"].public_key_pem
     assert path.stat().st_mode & 0o077 == 0
