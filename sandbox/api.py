@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from sandbox import answers, life
 from sandbox.answers import ApiAnswer, BodyRefused
@@ -172,7 +173,7 @@ class OpenApi:
         at = time.time()
         try:
             form = {n: v for n, v in (await request.post()).items() if isinstance(v, str)}
-        except ValueError:  # no form at all
+        except (ValueError, HttpProcessingError):  # no form at all
             form = {}
         known = self._market.organizations()
         organization = client(known, form.get("client_id", ""), form.get("client_secret", ""))

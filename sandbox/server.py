@@ -257,7 +257,9 @@ def _documented_errors(api: OpenApi) -> Any:
             if not request.path.startswith((ROOT, TOKEN)):
                 return json_response({"message": error.reason}, error.status)
             known = {404: answers.NOT_FOUND, 405: answers.METHOD_NOT_ALLOWED}
-            return await api.elsewhere(request, known.get(error.status, answers.BAD_REQUEST))
+            response = await api.elsewhere(request, known.get(error.status, answers.BAD_REQUEST))
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
         return response
 
     return answer_documented
