@@ -43,6 +43,9 @@ class Api:
             return await self.token_answer(request)
         return web.json_response({"access_token": f"token-{len(self.tokens)}", "expires_in": self.lifetime})
 
+    async def stolen(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"access_token": "stolen", "expires_in": 3600})
+
 
 def answer(status: int, body: object = None, **headers: str) -> Script:
     async def script(_: web.Request) -> web.StreamResponse:
@@ -68,7 +71,7 @@ async def api() -> AsyncIterator[Api]:
     each = Api([answer(201, {})])
     app = web.Application()
     app.add_routes(
-        [web.put("/api/{path:.*}", each.call), web.post("/token", each.token), web.post("/stolen", each.token)]
+        [web.put("/api/{path:.*}", each.call), web.post("/token", each.token), web.post("/stolen", each.stolen)]
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()

@@ -104,6 +104,7 @@ def test_a_misspelt_variable_stops_the_start(tmp_path: Path, name: str) -> None:
         pytest.param("[ingress\n", id="not TOML"),
         pytest.param("ingress = 7\n", id="not a table"),
         pytest.param("customers = 7\n", id="customers that are none"),
+        pytest.param('folder = "/etc"\n', id="what is known, but no setting"),
         pytest.param('[ingress.spool]\npath = "spool.db"\n', id="what this version can't do"),
     ],
 )
