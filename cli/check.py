@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import aiohttp
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cli.house import open_house
+from ingress import app as ingress_app
 from ingress.customers import senders
 from shared.errors import ConfigurationError, Problem, ReceiverError
 from shared.keys import read_sealer
@@ -33,8 +35,8 @@ def check(configuration: Callable[[], Settings], *, offline: bool) -> int:
     findings = asyncio.run(_findings(configuration, offline=offline))
     table = Table("what", "result", title="vectorcare-receiver check", title_justify="left")
     for finding in findings:
-        result = f"[red]{finding.problem}[/red]" if finding.problem else "[green]ok[/green]"
-        table.add_row(finding.what, result)
+        result = f"[red]{escape(finding.problem)}[/red]" if finding.problem else "[green]ok[/green]"
+        table.add_row(escape(finding.what), result)
     Console().print(table)
     if any(finding.configuration and finding.problem for finding in findings):
         return 2
@@ -46,6 +48,7 @@ async def _findings(configuration: Callable[[], Settings], *, offline: bool) -> 
         settings = configuration()
         read_sealer(settings)
         _ = settings.store_file
+        ingress_app.tls(settings)
     except ConfigurationError as error:
         return [Finding(problem.place, problem.message, configuration=True) for problem in error.problems]
     served, problems = customers(settings)

@@ -19,14 +19,15 @@ from rich.table import Table
 from cli.house import open_house
 from cli.serve import serving
 from sandbox.server import Options, Sandbox
-from shared import logs, topics
-from shared.broker import Binding, Broker
+from shared import logs
+from shared.broker import Broker, Delivery
 from shared.settings import load
 from worker.app import ROLES
 
 CUSTOMERS: Final = ("acme", "birch")
 _GAP_SECONDS: Final = 0.03  # between two broadcasts
 _PATIENCE_SECONDS: Final = 30.0
+_SUBSCRIPTION: Final = "demo"
 _POLICIES: Final = {
     "acme": """
         timezone = "America/Los_Angeles"
@@ -107,7 +108,10 @@ async def _demo(console: Console, folder: Path, requests: int, seed: int) -> int
 
 def _configure(folder: Path, sandbox: Sandbox) -> None:
     """Write what a provider would write: receiver.toml, keys, policies."""
-    parts = ['ingress = {host = "127.0.0.1", port = 0, admin_port = 0}']
+    parts = [
+        f'subscriptions = [{{name = "{_SUBSCRIPTION}", pattern = "assignment.#"}}]',
+        'ingress = {host = "127.0.0.1", port = 0, admin_port = 0}',
+    ]
     for name in CUSTOMERS:
         receiver = sandbox.add_receiver(name)
         (folder / f"{name}.pem").write_text(receiver.public_key_pem)
@@ -131,20 +135,19 @@ def _configure(folder: Path, sandbox: Sandbox) -> None:
 
 @contextlib.asynccontextmanager
 async def _following(broker: Broker, story: Story) -> AsyncIterator[None]:
-    """Subscribe to the outcomes as any dispatch system would."""
+    """Consume the declared subscription as any dispatch system would."""
+    acks: set[asyncio.Task[None]] = set()
 
-    async def follow() -> None:
-        async for message in broker.tail((Binding(topics.OUTCOMES, "assignment.#"),)):
-            outcome = orjson.loads(message.body)
-            each = outcome["customer_id"], outcome["service_request_id"]
-            story.told.setdefault(each, []).append(outcome["state"])
+    def take(delivery: Delivery) -> None:
+        outcome = orjson.loads(delivery.message.body)
+        each = outcome["customer_id"], outcome["service_request_id"]
+        story.told.setdefault(each, []).append(outcome["state"])
+        acks.add(asyncio.create_task(delivery.ack()))
 
-    task = asyncio.create_task(follow())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+    consumer = await broker.consume(_SUBSCRIPTION, 100, take)
+    yield
+    await consumer.cancel()
+    await asyncio.gather(*acks)
 
 
 async def _broadcast(console: Console, sandbox: Sandbox, story: Story, requests: int, chance: Random) -> None:

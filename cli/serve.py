@@ -51,6 +51,8 @@ async def serving(settings: Settings, *, receives: bool, roles: Collection[str])
     """Start, and at the end take nothing more, finish what is in hand, and close, in that order."""
     for problem in settings.warnings:
         _log.warning("configuration_warning", place=problem.place, problem=problem.message)
+    if receives:
+        ingress_app.tls(settings)  # before anything is opened
     async with contextlib.AsyncExitStack() as stack:
         house = await stack.enter_async_context(open_house(settings, with_store=bool(roles)))
         checks: list[Callable[[], Mapping[str, str | None]]] = [lambda: {"broker": house.broker.problem}]

@@ -26,7 +26,7 @@ async def listen(reception: Reception, settings: Settings) -> web.AppRunner:
         shutdown_timeout=part.drain_seconds,
     )
     await runner.setup()
-    await web.TCPSite(runner, part.host, part.port, ssl_context=_tls(settings), backlog=1024).start()
+    await web.TCPSite(runner, part.host, part.port, ssl_context=tls(settings), backlog=1024).start()
     return runner
 
 
@@ -44,7 +44,8 @@ async def _say_nothing(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "vectorcare-receiver"
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def tls(settings: Settings) -> ssl.SSLContext | None:
+    """The listener's certificate; None where a proxy speaks TLS. ConfigurationError where it can't be used."""
     part: IngressSettings = settings.ingress
     if part.tls_certificate is None and part.tls_key is None:
         return None

@@ -1,5 +1,6 @@
 """One webhook from the first byte to the answer: who, how long, signed by whom, made durable."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ingress.address import Network, client_address, is_allowed
 from ingress.customers import Sender
@@ -16,6 +18,7 @@ from shared.broker import Broker
 from shared.errors import Unavailable
 from shared.signature import SIGNATURE_HEADER, Verified, verify
 
+BODY_WITHIN: Final = 10.0  # seconds; VectorCare itself gives up then
 DURABLE_WITHIN: Final = 4.0  # seconds; VectorCare gives up at 10, we answer within 5
 RETRY_AFTER: Final = "8"  # seconds, VectorCare's own first pause
 
@@ -29,6 +32,7 @@ class Answer(StrEnum):
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     TOO_LARGE = "too_large"
+    TOO_SLOW = "too_slow"
     UNAVAILABLE = "unavailable"
     ABORTED = "aborted"
 
@@ -120,10 +124,16 @@ async def _body(request: web.Request, longest: int) -> bytes:
     if (request.content_length or 0) > longest:
         raise Refused(Answer.TOO_LARGE, "the body is too large")
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > longest:
-            raise Refused(Answer.TOO_LARGE, "the body is too large")
+    try:
+        async with asyncio.timeout(BODY_WITHIN):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > longest:
+                    raise Refused(Answer.TOO_LARGE, "the body is too large")
+    except TimeoutError:
+        raise Refused(Answer.TOO_SLOW, "the body did not come in time") from None
+    except (web.RequestPayloadError, HttpProcessingError):
+        raise Refused(Answer.UNAUTHORIZED, "the body can't be read as it is encoded") from None
     return bytes(body)
 
 
@@ -142,6 +152,7 @@ _STATUS: Final = {
     Answer.UNAUTHORIZED: (401, "not authorized"),
     Answer.FORBIDDEN: (403, "not allowed"),
     Answer.TOO_LARGE: (413, "too large"),
+    Answer.TOO_SLOW: (408, "too slow"),
     Answer.UNAVAILABLE: (503, "try again"),
 }
 

@@ -5,6 +5,7 @@ whoever holds the receipt settles the row. A process that died lets its leases r
 """
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -117,9 +118,11 @@ class EmbeddedBroker:
         await self._engine.transact(lambda connection, now: _declare_tail(connection, now, name, bindings))
         try:
             while True:
-                for row in await self._engine.transact(lambda connection, now: _take(connection, now, name)):
+                rows = await self._engine.transact(lambda connection, now: _take(connection, now, name, bindings))
+                for row in rows:
                     yield Message(row.routing_key, row.headers, self._sealer.open(row.body))
-                while not await self.arrived(name):
+                renewed = time.monotonic()
+                while not await self.arrived(name) and time.monotonic() - renewed < _TAIL_SECONDS / 3:
                     pass
         finally:
             await self._engine.transact(
@@ -239,9 +242,10 @@ class _Consumer:
                 body = self._sealer.open(row.body)
             except CannotOpen as error:
                 _log.error("message_not_opened", queue=self._queue, message=row.id, problem=str(error))
-                await self._engine.transact(
-                    lambda connection, now, row=row: _postpone(connection, now, row.id, _UNOPENED_SECONDS)  # type: ignore[misc]
-                )
+                with contextlib.suppress(Unavailable):  # then its lease runs out, which is as good
+                    await self._engine.transact(
+                        lambda connection, now, row=row: _postpone(connection, now, row.id, _UNOPENED_SECONDS)  # type: ignore[misc]
+                    )
                 continue
             delivery = _Delivery(self, row, receipt, self._queue, body)
             self._held[row.id] = delivery
@@ -250,7 +254,8 @@ class _Consumer:
 
     async def _hand_back(self, claimed: "list[_Delivery]") -> None:
         for delivery in claimed:
-            await delivery.retry(0, counted=False)
+            with contextlib.suppress(Unavailable, DeliveryLost):  # then its lease runs out
+                await delivery.retry(0, counted=False)
 
     async def _renew_for_ever(self) -> None:
         while True:
@@ -437,8 +442,9 @@ def _postpone(connection: Connection, now: float, row_id: int, seconds: float) -
     )
 
 
-def _take(connection: Connection, now: float, queue: str) -> list[Row[Any]]:
+def _take(connection: Connection, now: float, queue: str, bindings: tuple[Binding, ...]) -> list[Row[Any]]:
     still_read = update(_queues).where(_queues.c.name == queue).values(expires_at=now + _TAIL_SECONDS)
-    connection.execute(still_read)
+    if connection.execute(still_read).rowcount == 0:  # this process stood still, and the queue was forgotten
+        _declare_tail(connection, now, queue, bindings)
     mine = delete(_messages).where(_messages.c.queue == queue)
     return sorted(connection.execute(mine.returning(*_messages.c)).all(), key=lambda row: row.id)

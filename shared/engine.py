@@ -46,6 +46,7 @@ class Engine:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._closed = False
         self._connection = _connect(path)
         self._thread = threading.Thread(target=self._run, name=f"sqlite {path.name}", daemon=True)
         self._thread.start()
@@ -68,12 +69,13 @@ class Engine:
         return await self._submit(lambda connection, _: work(connection), reads_only=True)
 
     async def close(self) -> None:
-        """Finish what is waiting and close the file."""
+        """Finish what is waiting and close the file; whatever comes later is Unavailable."""
+        self._closed = True
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
     async def _submit(self, work: Work[T], *, reads_only: bool) -> T:
-        if not self._thread.is_alive():
+        if self._closed:
             raise Unavailable(f"{self._path.name} is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()

@@ -3,7 +3,8 @@
     ReceiverError
     ├── ConfigurationError   a person mends it: every problem with its place; exit status 2
     ├── Unavailable          try again: the broker or the database can't be had just now
-    │   └── Unroutable       no queue took the message: our topology is missing on the broker
+    │   ├── Unroutable       no queue took the message: our topology is missing on the broker
+    │   └── CannotOpen       a stored body's key is not on the ring (shared.sealing); it may be tomorrow
     └── DeliveryLost         nothing to do: the broker took the delivery back and will hand it out again
 
 No message of these errors holds a payload, a header value or a secret.

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -25,7 +26,7 @@ from yarl import URL
 from shared import topics
 from shared.broker import Binding, Delivery, Message, Topology
 from shared.errors import DeliveryLost, Unavailable, Unroutable
-from shared.parking import ORIGIN_KEY, parked_headers
+from shared.parking import ORIGIN_KEY, ORIGIN_QUEUE, REASON, parked_headers
 
 RETRY_SECONDS: Final = (1, 5, 30, 120)
 DEAD_LETTERING: Final[Arguments] = {
@@ -47,6 +48,8 @@ _PUBLISHING_CHANNELS: Final = 4
 _IN_FLIGHT: Final = 64  # unconfirmed publishes; more are no faster and wait longer
 _SETTLE_SECONDS: Final = 5.0
 _PUBLISH_AGAIN_SECONDS: Final = 0.1
+_LOSSES: Final = (TimeoutError, asyncio.CancelledError, *CONNECTION_EXCEPTIONS)
+_SMALL_NUMBER: Final = re.compile(r"\d{1,12}(\.\d{1,6})?")
 
 _log = structlog.get_logger("broker")
 
@@ -69,8 +72,13 @@ class Link:
         self._up = asyncio.Event()
         self._look = asyncio.Event()
         self._prepared = asyncio.Event()
-        self.problem: str | None = "not connected yet"
+        self._problem: str | None = "not connected yet"
         self._task = asyncio.create_task(self._keep(), name=f"amqp {name}")
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no usable connection now; None where there is one."""
+        return "the connection is kept no more" if self._task.done() else self._problem
 
     async def connection(self) -> AbstractConnection:
         """The open connection; waits for one."""
@@ -103,9 +111,10 @@ class Link:
                         url, client_properties={"connection_name": f"vectorcare-receiver {self._name}"}
                     )
                     await self._prepare(self._connection)
-            except (TimeoutError, *CONNECTION_EXCEPTIONS) as error:
-                self.problem = _describe(error)
-                _log.warning("broker_unreachable", link=self._name, host=url.host, problem=self.problem)
+            except _LOSSES as error:
+                _raise_if_asked_to_stop()
+                self._problem = _describe(error)
+                _log.warning("broker_unreachable", link=self._name, host=url.host, problem=self._problem)
                 await self._let_go()
                 failures += 1
                 slowest = min(_SLOWEST_RECONNECT, 0.1 * 2 ** min(failures, 10))
@@ -122,7 +131,7 @@ class Link:
         # connection.closed() tells only of a close of ours, so this listens for the others.
         closed: asyncio.Future[Literal[True]] = asyncio.get_running_loop().create_future()
         connection.close_callbacks.add(lambda *_: None if closed.done() else closed.set_result(True))
-        self.problem = None
+        self._problem = None
         self._up.set()
         while not closed.done():
             self._prepared.set()
@@ -135,19 +144,22 @@ class Link:
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     await self._prepare(connection)
-                self.problem = None
-            except (TimeoutError, *CONNECTION_EXCEPTIONS) as error:
-                self.problem = _describe(error)
-                _log.error("topology_not_declared", link=self._name, problem=self.problem)
+                self._problem = None
+            except _LOSSES as error:
+                _raise_if_asked_to_stop()
+                self._problem = _describe(error)
+                _log.error("topology_not_declared", link=self._name, problem=self._problem)
 
     async def _let_go(self) -> None:
         self._up.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
-            self.problem = self.problem or "the connection was lost"
-            with contextlib.suppress(TimeoutError, *CONNECTION_EXCEPTIONS):
+            self._problem = self._problem or "the connection was lost"
+            try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     await connection.close()
+            except _LOSSES:
+                _raise_if_asked_to_stop()
 
 
 class RabbitBroker:
@@ -162,11 +174,12 @@ class RabbitBroker:
         self._turn = itertools.cycle(range(_PUBLISHING_CHANNELS))
         self._in_flight = asyncio.Semaphore(_IN_FLIGHT)
         self._consumers: list[_Consumer] = []
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def problem(self) -> str | None:
         """See the port."""
-        return self._publishing.problem
+        return self._publishing.problem or self._consuming.problem
 
     async def publish(self, exchange: str, message: Message, *, mandatory: bool, timeout: float) -> None:
         """See the port. Until its time is up a publish is made again, on a new connection if need be, so that a broker
@@ -207,14 +220,10 @@ class RabbitBroker:
         except PublishError:  # its text holds the body, so it is neither chained nor logged
             raise Unroutable("no queue is bound for this message") from None
         except DeliveryError:
-            await self._drop_channels()  # after a leader's death a channel is nacked for long, a new one is not
+            self._drop_channels()  # after a leader's death a channel is nacked for long, a new one is not
             raise Unavailable("the broker refused the message") from None
-        except asyncio.CancelledError:
-            # A paused broker ends a waiting publish with a cancellation that nobody asked for.
-            if _asked_to_stop():
-                raise
-            raise Unavailable("the broker's connection stalled") from None
-        except CONNECTION_EXCEPTIONS as error:
+        except _LOSSES as error:
+            _raise_if_asked_to_stop()
             raise Unavailable(_describe(error)) from None
 
     async def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> "_Consumer":
@@ -265,12 +274,12 @@ class RabbitBroker:
                 self._channels[turn] = channel
         return await channel.get_exchange(name, ensure=False) if name else channel.default_exchange
 
-    async def _drop_channels(self) -> None:
-        for turn, channel in enumerate(self._channels):
-            self._channels[turn] = None
-            if channel is not None:
-                with contextlib.suppress(*CONNECTION_EXCEPTIONS):
-                    await channel.close()
+    def _drop_channels(self) -> None:
+        for channel in filter(None, self._channels):
+            closing = asyncio.create_task(_close(channel))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        self._channels = [None] * _PUBLISHING_CHANNELS
 
     async def _declare(self, connection: AbstractConnection) -> None:
         async with connection.channel() as channel:
@@ -400,7 +409,7 @@ class _Delivery:
 
     async def wait_on(self) -> None:
         """Not due yet: the next step of a delay."""
-        with contextlib.suppress(Unavailable, DeliveryLost):  # left unsettled, it comes again
+        with contextlib.suppress(Unavailable, DeliveryLost):
             await self._delay(self.due, self._attempts)
 
     async def park(self, reason: str) -> None:
@@ -420,8 +429,14 @@ class _Delivery:
         await self._move(retry_queue(seconds), Message(self._queue, headers, self._message.body))
 
     async def _move(self, exchange: str, message: Message) -> None:
-        """Confirmed there before acknowledged here: a crash between leaves two, never none."""
-        await self._broker.publish(exchange, message, mandatory=True, timeout=_SETTLE_SECONDS)
+        """Confirmed there before acknowledged here: a crash between leaves two, never none. What can't be moved is
+        handed back, because on a channel that lives an unsettled message would never come again."""
+        try:
+            await self._broker.publish(exchange, message, mandatory=True, timeout=_SETTLE_SECONDS)
+        except Unavailable:
+            with _settling():
+                await self._incoming.nack(requeue=True)
+            raise
         with _settling():
             await self._incoming.ack()
 
@@ -443,15 +458,21 @@ def _message(incoming: AbstractIncomingMessage) -> Message:
     }
     key = incoming.headers.get(_RETRY_KEY)
     if incoming.routing_key == topics.DEAD_LETTERS:
-        key = incoming.headers.get(ORIGIN_KEY)
+        headers = _dead_lettered(incoming) | headers
+        key = headers.get(ORIGIN_KEY, key)
     return Message(key if isinstance(key, str) else incoming.routing_key or "", headers, incoming.body)
 
 
+def _dead_lettered(incoming: AbstractIncomingMessage) -> dict[str, str]:
+    """The story of a message that the broker itself dead-lettered, its delivery limit reached for example."""
+    queue, reason = incoming.headers.get("x-first-death-queue"), incoming.headers.get("x-first-death-reason")
+    if not isinstance(queue, str) or not isinstance(reason, str):
+        return {}
+    return {ORIGIN_QUEUE: queue, REASON: f"broker_{reason}"}
+
+
 def _number(value: object) -> float:
-    try:
-        return float(value) if isinstance(value, str) else 0.0
-    except ValueError:
-        return 0.0
+    return float(value) if isinstance(value, str) and _SMALL_NUMBER.fullmatch(value) else 0.0
 
 
 def _with_heartbeat(url: str) -> URL:
@@ -459,9 +480,16 @@ def _with_heartbeat(url: str) -> URL:
     return parsed if "heartbeat" in parsed.query else parsed.update_query(heartbeat=_HEARTBEAT_SECONDS)
 
 
-def _asked_to_stop() -> bool:
+def _raise_if_asked_to_stop() -> None:
+    """A stalled broker ends what waits for it with a cancellation that nobody asked for; this tells it from ours."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _close(channel: AbstractChannel) -> None:
+    with contextlib.suppress(*_LOSSES):
+        await channel.close()
 
 
 def _describe(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from shared.errors import ReceiverError
+from shared.errors import Unavailable
 
 _PLAIN: Final = b"\x00"
 _SEALED: Final = b"\x01"
@@ -21,7 +21,7 @@ _KEY_NAME: Final = 4
 _NONCE: Final = 12
 
 
-class CannotOpen(ReceiverError):
+class CannotOpen(Unavailable):
     """A stored body was sealed with a key that is not in `store.encryption_key_files`, or it was altered."""
 
 

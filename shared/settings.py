@@ -6,6 +6,7 @@ ConfigurationError with all of them. Values never appear in a problem: they may 
 
 import difflib
 import ipaddress
+import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from yarl import URL
 from shared.errors import ConfigurationError, Problem
 
 VARIABLE_PREFIX: Final = "RECEIVER_"
-_NOT_SETTINGS: Final = ("RECEIVER_CONFIG", "RECEIVER_TEST_")
+_NOT_SETTINGS: Final = re.compile(r"RECEIVER_CONFIG|RECEIVER_TEST_\w+")
 _PRODUCTION: Final = "https://hub.vectorcare.com/openapi/v2.0"
 _PRODUCTION_TOKEN: Final = "https://auth.vectorcare.com/v2.0/oauth2/token"  # noqa: S105 - an address
 _UAT: Final = "https://hub-uat.vectorcare.com/openapi/v2.0"
@@ -28,6 +29,7 @@ _UAT: Final = "https://hub-uat.vectorcare.com/openapi/v2.0"
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Files = tuple[Path, ...]
+Secret = Annotated[SecretStr, Field(min_length=1)]
 
 
 class _Part(BaseModel):
@@ -131,10 +133,10 @@ class CustomerSettings(_Part):
     api_url: str | None = None
     token_url: str | None = None
     public_keys: Annotated[Files, Field(min_length=1)]
-    webhook_token: SecretStr | None = None
+    webhook_token: Secret | None = None
     organization_ids: tuple[str, ...] = ()
-    client_id: SecretStr | None = None
-    client_secret: SecretStr | None = None
+    client_id: Secret | None = None
+    client_secret: Secret | None = None
     policy: Path | None = None
     mode: Literal["observe", "suggest", "automatic"] = "suggest"
     limits: Limits = Limits()
@@ -214,9 +216,16 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
         problems.append(Problem("ingress.spool", "is not built into this version yet; remove it"))
     unknown = set(tree) - {"ingress", "worker", "broker", "store", "subscriptions"}
     problems += [_misspelt(key, set(Settings.model_fields) - _INNER, variables.get(key)) for key in sorted(unknown)]
+    names = [each.get("name") for each in tree.get("subscriptions", ()) if isinstance(each, dict)]
+    doubled = sorted({name for name in names if isinstance(name, str) and names.count(name) > 1})
+    problems += [Problem("subscriptions", f"there are two named {name}") for name in doubled]
     settings = _validated(Settings, {key: tree[key] for key in tree if key not in unknown}, "", variables, problems)
     if problems or settings is None:
         raise ConfigurationError(problems)
+    for number, key in enumerate(settings.store.encryption_key_files):
+        warnings += _readable_by_others(f"store.encryption_key_files[{number}]", folder / key)
+    if file and _holds_secrets(customers):
+        warnings += _readable_by_others(str(file), file)
     good, customer_problems = _customers(customers, folder, variables, warnings)
     return settings.model_copy(
         update={
@@ -250,27 +259,27 @@ def _overlay(tree: dict[str, Any], environ: Mapping[str, str], problems: list[Pr
     """Put the variables into the tree; which variable set which path."""
     variables = {}
     for name, value in sorted(environ.items()):
-        if not name.startswith(VARIABLE_PREFIX) or name.startswith(_NOT_SETTINGS):
+        if not name.startswith(VARIABLE_PREFIX) or _NOT_SETTINGS.fullmatch(name):
             continue
         path = name.removeprefix(VARIABLE_PREFIX).lower().split("__")
-        node = tree
+        node: Any = tree
         for step in path[:-1]:
-            inner = node.setdefault(step, {})
-            node = inner if isinstance(inner, dict) else {}
-        node[path[-1]] = _list_or_text(name, value, problems)
+            node = node.setdefault(step, {}) if isinstance(node, dict) else node
+        if not isinstance(node, dict):
+            problems.append(Problem(name, "there is no such setting: a part of its path is a setting itself"))
+            continue
+        node[path[-1]] = _list_or_text(value)
         for depth in range(1, len(path) + 1):
             variables[".".join(path[:depth])] = name
     return variables
 
 
-def _list_or_text(name: str, value: str, problems: list[Problem]) -> Any:
-    if not value.startswith("["):
-        return value
+def _list_or_text(value: str) -> Any:
+    """A JSON list where the value is one, else the text: a secret may begin with a bracket."""
     try:
-        return orjson.loads(value)
+        return orjson.loads(value) if value.startswith("[") else value
     except orjson.JSONDecodeError:
-        problems.append(Problem(name, 'a value that begins with [ must be a JSON list, such as ["a", "b"]'))
-        return []
+        return value
 
 
 def _parts_with_files(tree: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -301,8 +310,13 @@ def _read_files(
                 problems.append(Problem(at, f"{name} can't be read: {_why(error)}"))
 
 
+def _holds_secrets(customers: dict[str, Any]) -> bool:
+    tables = [table for table in customers.values() if isinstance(table, dict)]
+    return any(key in table for table in tables for key in ("client_secret", "webhook_token"))
+
+
 def _readable_by_others(place: str, file: Path) -> list[Problem]:
-    if file.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+    if file.exists() and file.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
         return [Problem(place, f"{file.name} can be read by every user of this machine; chmod 600 it")]
     return []
 

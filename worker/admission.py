@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 
+import orjson
+
 from shared import event
 from shared.broker import Message
 from shared.event import Event, Status
@@ -19,6 +21,7 @@ class Refusal(StrEnum):
     UNREADABLE = "unreadable"
     WRONG_QUEUE = "wrong_queue"
     OTHER_ORGANIZATION = "other_organization"
+    TOO_DEEP = "too_deep"
 
 
 def admit(
@@ -42,9 +45,20 @@ def admit(
         return Refusal.WRONG_QUEUE
     if _names_another(found, customer.organization_ids):
         return Refusal.OTHER_ORGANIZATION
+    if _is_too_deep(found):
+        return Refusal.TOO_DEEP
     return found
 
 
 def _names_another(found: Event, organization_ids: Collection[str]) -> bool:
     named = (found.data or {}).get("organization_id")
-    return bool(organization_ids) and named is not None and named not in organization_ids
+    return bool(organization_ids) and named is not None and not (isinstance(named, str) and named in organization_ids)
+
+
+def _is_too_deep(found: Event) -> bool:
+    """Whether `data` can be read and not be told again: orjson reads 1024 levels and writes 254."""
+    try:
+        orjson.dumps(found.data)
+    except orjson.JSONEncodeError:
+        return True
+    return False

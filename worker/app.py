@@ -1,5 +1,6 @@
 """The workers of one process: which role consumes which queue, how they start, and how they drain."""
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
@@ -25,6 +26,7 @@ ROLES: Final[Mapping[str, Mapping[str, Handle]]] = {
     "broadcast-accepted": {topics.BROADCAST_ACCEPTED: broadcast_accepted.handle},
     "lifecycle": {topics.LIFECYCLE: lifecycle.handle, topics.DEAD_LETTERS: dead_letters.handle},
 }
+_LAST_OUTCOMES_SECONDS: Final = 5.0  # after the drain; what is left waits in the store
 _LEASE: Final = 3  # times the hard limit of a call: how long an intent binds
 
 
@@ -39,13 +41,13 @@ class Workers:
 
     def readiness(self) -> Mapping[str, str | None]:
         """Each consumer, and what is wrong with it."""
-        return {f"consumer {number}": intake.problem for number, intake in enumerate(self._intakes)}
+        consumers = {f"consumer {intake.queue}": intake.problem for intake in self._intakes}
+        return {**consumers, "outbox": self._outbox.problem}
 
     async def stop(self) -> None:
         """Take no more, finish what is in hand, publish what was committed. The broker must still be open."""
-        for intake in self._intakes:
-            await intake.stop(self._drain_seconds)
-        await self._outbox.stop(self._drain_seconds)
+        await asyncio.gather(*(intake.stop(self._drain_seconds) for intake in self._intakes))
+        await self._outbox.stop(_LAST_OUTCOMES_SECONDS)
         await self._vectorcare.__aexit__(None, None, None)
 
 

@@ -7,13 +7,35 @@ out. docs/flow.md draws it.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from shared.event import Event, Status
 from worker.policy import Decision, Verdict
 
-Order = tuple[str, ...]
 OrderBy = Literal["event_id", "event_timestamp"]
+
+
+class Order(NamedTuple):
+    """What places an event among those of its request; kept whole, so that `order_by` may change any day.
+
+    `sent_at` is Unix seconds in a form that sorts as text; `rank` is 0 for an offer, which loses a tie, else 1.
+    """
+
+    event_id: str
+    sent_at: str
+    rank: int
+
+    def is_before(self, other: "Order | None", order_by: OrderBy) -> bool:
+        """Whether `other` is newer. The same event is not, whatever a retry has restamped it with."""
+        if other is None or (self.event_id, self.rank) == (other.event_id, other.rank):
+            return False
+        if order_by == "event_id":
+            return (self.event_id, self.rank) < (other.event_id, other.rank)
+        return (self.sent_at, self.rank, self.event_id) < (other.sent_at, other.rank, other.event_id)
+
+    def is_same(self, other: "Order | None") -> bool:
+        """Whether it is the same event."""
+        return other is not None and (self.event_id, self.rank) == (other.event_id, other.rank)
 
 
 class State(StrEnum):
@@ -84,10 +106,9 @@ class Assignment:
     service_request_id: str
     state: State | None = None
     revision: int = 0
-    newest: Order = ()
+    newest: Order | None = None
     newest_status: Status | None = None
-    newest_sent_at: str = ""
-    settled: Order = ()
+    settled: Order | None = None
     ours: bool = False
     confirmed: bool = False
     intent_id: str | None = None
@@ -171,23 +192,17 @@ _CHANGES: Final = {
 }
 
 
-def order_of(event: Event, order_by: OrderBy) -> Order:
-    """Where an event stands among those of its request; on a tie AVAILABLE loses to every other status."""
-    rank = "0" if event.status is Status.AVAILABLE else "1"
-    if order_by == "event_id":
-        return event.event_id, rank
-    return f"{event.sent_at.timestamp():020.6f}", rank, event.event_id
+def order_of(event: Event) -> Order:
+    """Where an event stands among those of its request."""
+    return Order(event.event_id, f"{event.sent_at.timestamp():020.6f}", 0 if event.status is Status.AVAILABLE else 1)
 
 
-def disagrees(known: Assignment, event: Event, order_by: OrderBy) -> bool:
+def disagrees(known: Assignment, event: Event) -> bool:
     """Whether id and timestamp tell different stories about which of two events is newer."""
-    if not known.newest or order_by != "event_id":
+    mine, newest = order_of(event), known.newest
+    if newest is None or mine.event_id == newest.event_id or mine.sent_at == newest.sent_at:
         return False
-    sent_at = f"{event.sent_at.timestamp():020.6f}"
-    by_id, by_time = event.event_id, sent_at
-    return (by_id > known.newest[0] and by_time < known.newest_sent_at) or (
-        by_id < known.newest[0] and by_time > known.newest_sent_at
-    )
+    return (mine.event_id > newest.event_id) != (mine.sent_at > newest.sent_at)
 
 
 def offered(
@@ -199,11 +214,12 @@ def offered(
     mode: Mode,
     rules: Rules,
     intent_id: str,
+    attempts: int,
     now: float,
 ) -> Step:
     """An AVAILABLE webhook. `decide` and `limit` are asked only if there is something to decide."""
-    order = order_of(event, rules.order_by)
-    if order < known.newest:
+    order = order_of(event)
+    if order.is_before(known.newest, rules.order_by):
         return Step(known, "seen_through" if event.event_id == known.accepted_event_id else "older")
     if known.intent_call is not None and now < known.intent_deadline:
         wait = min(known.intent_deadline - now, _LOOK_AGAIN)
@@ -211,25 +227,23 @@ def offered(
     if known.intent_call is not None:
         known = _call_forgotten(known)
     if known.ours:
-        return _while_ours(known, rules, now)
-    if order == known.settled:
+        return _while_ours(known, event, rules, attempts, now)
+    if order.is_same(known.settled):
         return Step(known, "duplicate")
+    unknown = known.uncertain_since is not None and known.settled != known.newest
+    if unknown and _left(known, rules, now) <= 0:
+        if order.is_same(known.newest):
+            return _unconfirmed(known, event)
+        unknown = False  # offered anew long after our accept: it was not taken
     if now < known.not_before:
         # Another delivery of the same offer must not call before VectorCare said that it may.
         return Step(known, "too_soon", settle=Settle(known.not_before - now, counted=False))
-    if known.uncertain_since is not None and known.settled != known.newest:
+    if unknown:
         return _again(known, event, decide, mode=mode, rules=rules, intent_id=intent_id, now=now)
     decision = decide()
     known = replace(_heard(known, event, order), request=event.data, request_event_id=event.event_id)
     known = replace(known, decided_by=decision.rule, uncertain_since=None)
-    if mode is not Mode.AUTOMATIC:
-        return _hold(known, event, decision, suggested=decision.verdict.value)
-    if decision.verdict is Verdict.HOLD:
-        return _hold(known, event, decision)
-    if decision.verdict is Verdict.ACCEPT and (reached := limit()):
-        return _tell(replace(known, settled=order), event, State.HELD, "limit", reached)
-    call = Call.ACCEPT if decision.verdict is Verdict.ACCEPT else Call.DECLINE
-    return _intend(known, call, rules, intent_id, now, decision.notes)
+    return _decided(known, event, decision, limit, mode=mode, rules=rules, intent_id=intent_id, now=now)
 
 
 def answered(
@@ -252,7 +266,7 @@ def answered(
     if not mine:
         return Step(known, "superseded")  # a webhook has told the end of it already
     if answer.kind in {Answered.NO_TOKEN, Answered.NOT_SENT, Answered.THROTTLED}:
-        return _not_reached(known, event, answer, attempts, now)
+        return _not_reached(known, event, answer, attempts, rules, now)
     if call is Call.DECLINE:
         return _declined(known, event, answer, attempts)
     if answer.kind is Answered.UNKNOWN:
@@ -261,8 +275,8 @@ def answered(
         return Step(known, "accept_unknown", settle=Settle(_backoff(attempts)))
     if known.uncertain_since is not None:
         # Perhaps it is we who have it: a refusal after an accept that may have been taken proves nothing.
-        wait = max(1.0, min(_backoff(attempts), known.uncertain_since + rules.confirm_within - now))
-        return Step(known, "refused_while_unknown", settle=Settle(wait))
+        wait = min(_backoff(attempts), _left(known, rules, now))
+        return Step(known, "refused_while_unknown", settle=Settle(max(1.0, wait)))
     known = replace(known, settled=known.newest)
     if answer.kind is Answered.GONE:
         return _tell(known, event, State.LOST, "taken_by_other", "VectorCare refused our accept")
@@ -273,10 +287,10 @@ def answered(
 
 def assigned(known: Assignment, event: Event, *, wanted: Callable[[], bool], rules: Rules) -> Step:
     """An ASSIGNED webhook: the trip is ours. `wanted` says whether the policy would take it as it is now."""
-    order = order_of(event, rules.order_by)
-    if order < known.newest:
+    order = order_of(event)
+    if order.is_before(known.newest, rules.order_by):
         return Step(known, "older")
-    if order == known.newest and known.confirmed:
+    if order.is_same(known.newest) and known.confirmed:
         return Step(known, "duplicate")
     before = known
     known = replace(
@@ -306,10 +320,10 @@ def assigned(known: Assignment, event: Event, *, wanted: Callable[[], bool], rul
 
 def ended(known: Assignment, event: Event, *, rules: Rules) -> Step:
     """An UNAVAILABLE webhook: whatever it was, it is over for us."""
-    order = order_of(event, rules.order_by)
-    if order < known.newest:
+    order = order_of(event)
+    if order.is_before(known.newest, rules.order_by):
         return Step(known, "older")
-    if order == known.newest and order == known.settled:
+    if order.is_same(known.newest):
         return Step(known, "duplicate")
     before = known
     known = replace(_heard(known, event, order), settled=order)
@@ -333,8 +347,8 @@ def ended(known: Assignment, event: Event, *, rules: Rules) -> Step:
 
 def completed(known: Assignment, event: Event, *, rules: Rules) -> Step:
     """A COMPLETED webhook: the trip is fulfilled."""
-    order = order_of(event, rules.order_by)
-    if order < known.newest:
+    order = order_of(event)
+    if order.is_before(known.newest, rules.order_by):
         return Step(known, "older")
     if known.state is State.COMPLETED:
         return Step(known, "duplicate")
@@ -350,17 +364,46 @@ def failed(known: Assignment, event: Event, reason: str) -> Step:
     return _tell(known, event, State.FAILED, "dead_lettered", f"an event was parked: {reason}", needs_attention=True)
 
 
-def _while_ours(known: Assignment, rules: Rules, now: float) -> Step:
-    """An offer of what we have taken: only the confirmation is still awaited."""
-    if known.accepted_at is None or known.confirmed:
-        return Step(known, "ours")
-    if known.state is not State.ACCEPTING:
-        return Step(known, "unconfirmed_told")
-    wait = known.accepted_at + rules.confirm_within - now
-    if wait > 0:
-        return Step(known, "awaiting_confirmation", settle=Settle(wait, counted=False))
-    reason = "VectorCare took our accept, but its webhook has not come"
-    return _tell(known, None, State.ASSIGNED, "rule", reason, confirmed=False, needs_attention=True)
+def _decided(
+    known: Assignment,
+    event: Event,
+    decision: Decision,
+    limit: Callable[[], str | None],
+    *,
+    mode: Mode,
+    rules: Rules,
+    intent_id: str,
+    now: float,
+) -> Step:
+    if mode is not Mode.AUTOMATIC:
+        return _hold(known, event, decision, suggested=decision.verdict.value)
+    if decision.verdict is Verdict.HOLD:
+        return _hold(known, event, decision)
+    if decision.verdict is Verdict.ACCEPT and (reached := limit()):
+        return _tell(replace(known, settled=known.newest), event, State.HELD, "limit", reached)
+    call = Call.ACCEPT if decision.verdict is Verdict.ACCEPT else Call.DECLINE
+    return _intend(known, call, rules, intent_id, now, decision.notes)
+
+
+def _while_ours(known: Assignment, event: Event, rules: Rules, attempts: int, now: float) -> Step:
+    """An offer of what is ours: the one that we took, whose confirmation is awaited, or one that should not be."""
+    if event.event_id == known.accepted_event_id:
+        if known.accepted_at is None or known.confirmed:
+            return Step(known, "seen_through")
+        wait = known.accepted_at + rules.confirm_within - now
+        if wait > 0:
+            return Step(known, "awaiting_confirmation", settle=Settle(wait, counted=False))
+        reason = "VectorCare took our accept, but its webhook has not come"
+        known = replace(known, accepted_at=None)
+        return _tell(known, None, State.ASSIGNED, "rule", reason, confirmed=False, needs_attention=True)
+    if order_of(event).is_same(known.settled):
+        return Step(known, "duplicate")
+    if attempts < len(_BACKOFF):
+        # The webhook that takes it from us may be on its way still; what is ours is never decided.
+        return Step(known, "offered_while_ours", settle=Settle(_backoff(attempts)))
+    known = replace(known, settled=order_of(event))
+    reason = "VectorCare offers it again although it is ours"
+    return _tell(known, event, State.UPDATED, "other", reason, confirmed=known.confirmed, needs_attention=True)
 
 
 def _again(
@@ -374,15 +417,12 @@ def _again(
     now: float,
 ) -> Step:
     """An accept may have been taken: repeat it while the policy still wants the trip and a webhook may yet come."""
-    order = order_of(event, rules.order_by)
-    if order > known.newest:
+    order = order_of(event)
+    if not order.is_same(known.newest):
         known = replace(_heard(known, event, order), request=event.data, request_event_id=event.event_id)
-    left = (known.uncertain_since or now) + rules.confirm_within - now
-    if left <= 0:
-        return _unconfirmed(known, event)
     if mode is Mode.AUTOMATIC and decide().verdict is Verdict.ACCEPT:
         return _intend(known, Call.ACCEPT, rules, intent_id, now, None)
-    return Step(known, "not_repeated", settle=Settle(left, counted=False))
+    return Step(known, "not_repeated", settle=Settle(_left(known, rules, now), counted=False))
 
 
 def _unconfirmed(known: Assignment, event: Event) -> Step:
@@ -417,6 +457,10 @@ def _hold(known: Assignment, event: Event, decision: Decision, *, suggested: str
 def _taken(known: Assignment, event: Event, rules: Rules, now: float) -> Step:
     if known.confirmed:
         return Step(known, "confirmed_already")
+    if known.newest_status in {Status.UNAVAILABLE, Status.COMPLETED}:
+        return Step(known, "over_already")  # a newer webhook has told the end of what this took
+    if known.ours:
+        return Step(known, "taken_already", settle=Settle(rules.confirm_within, counted=False))
     known = replace(known, ours=True, accepted_at=now, uncertain_since=None, settled=known.newest)
     known = replace(known, accepted_event_id=event.event_id)
     step = _tell(known, event, State.ACCEPTING, "rule", "our accept was taken", confirmed=False)
@@ -435,13 +479,15 @@ def _declined(known: Assignment, event: Event, answer: Answer, attempts: int) ->
     return _tell(known, event, State.HELD, code, "VectorCare did not take our decline")
 
 
-def _not_reached(known: Assignment, event: Event, answer: Answer, attempts: int, now: float) -> Step:
+def _not_reached(known: Assignment, event: Event, answer: Answer, attempts: int, rules: Rules, now: float) -> Step:
     """The call had no effect. It is made again, unless that has been tried for long."""
-    if attempts < _MOST_ATTEMPTS:
-        wait = max(answer.retry_after, _backoff(attempts))
-        return Step(replace(known, not_before=now + wait), answer.kind.value, settle=Settle(wait))
+    wait = max(answer.retry_after, _backoff(attempts))
+    known = replace(known, not_before=now + wait, last_accept_at=None)
     if known.uncertain_since is not None:
-        return _unconfirmed(known, event)
+        wait = max(1.0, min(wait, _left(known, rules, now)))
+        return Step(known, answer.kind.value, settle=Settle(wait))
+    if attempts < _MOST_ATTEMPTS:
+        return Step(known, answer.kind.value, settle=Settle(wait))
     known = replace(known, settled=known.newest)
     return _tell(known, event, State.HELD, "other", f"VectorCare can't be reached: {answer.kind}")
 
@@ -475,8 +521,7 @@ def _assigned_by_others(known: Assignment, event: Event) -> Step:
 
 
 def _heard(known: Assignment, event: Event, order: Order) -> Assignment:
-    sent_at = f"{event.sent_at.timestamp():020.6f}"
-    return replace(known, newest=order, newest_status=event.status, newest_sent_at=sent_at)
+    return replace(known, newest=order, newest_status=event.status)
 
 
 def _tell(
@@ -512,6 +557,11 @@ def _tell(
 def _then(first: Step, second: Step) -> Step:
     """Two transitions at once, told in their order."""
     return replace(second, outcomes=first.outcomes + second.outcomes)
+
+
+def _left(known: Assignment, rules: Rules, now: float) -> float:
+    """Seconds in which a webhook may yet tell what became of an accept whose answer is not known."""
+    return (known.uncertain_since or now) + rules.confirm_within - now
 
 
 def _backoff(attempts: int) -> float:

@@ -34,6 +34,7 @@ async def handle(desk: Desk, delivery: Delivery) -> Handled:
             mode=customer.mode,
             rules=desk.rules,
             intent_id=intent_id,
+            attempts=delivery.attempts,
             now=now,
         )
 

@@ -8,13 +8,14 @@ from typing import Final
 
 import structlog
 
-from shared import metrics
+from shared import metrics, topics
 from shared.broker import Broker, Consumer, Delivery
 from shared.errors import DeliveryLost, Unavailable
 from worker.assignment import Settle
+from worker.lane import Lane
 
 UNEXPECTED: Final = "unexpected_error"
-_PATIENCE: Final = 1.0  # seconds to wait for a place in a customer's lane, and to be handed back for
+_HANDED_BACK_FOR: Final = 2.0  # seconds, where a customer's lane is slow and full
 _UNAVAILABLE_AGAIN: Final = 2.0
 _UNEXPECTED_AGAIN: Final = (1.0, 5.0, 30.0)  # then it is parked
 
@@ -41,20 +42,24 @@ class Intake:
         self._handler = handler
         self._known = known
         self._limit = in_flight_per_customer
-        self._lanes: dict[str, asyncio.Semaphore] = {}
+        self._lanes: dict[str, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._consumer: Consumer | None = None
 
     @property
+    def queue(self) -> str:
+        """The queue."""
+        return self._queue
+
+    @property
     def problem(self) -> str | None:
         """Why nothing is taken from the queue; None where it is."""
-        alive = self._consumer is not None and self._consumer.alive
-        metrics.CONSUMERS.labels(self._queue).set(alive)
-        return None if alive else f"nothing is being consumed from {self._queue}"
+        return None if self._alive() else f"nothing is being consumed from {self._queue}"
 
     async def start(self, broker: Broker, prefetch: int) -> None:
         """Begin to take deliveries."""
         self._consumer = await broker.consume(self._queue, prefetch, self._take)
+        metrics.CONSUMERS.labels(self._queue).set_function(self._alive)
 
     async def stop(self, within: float) -> None:
         """Take no more, finish what is in hand; what is not finished `within` seconds comes again."""
@@ -67,6 +72,9 @@ class Intake:
             for task in unfinished:
                 task.cancel()
 
+    def _alive(self) -> bool:
+        return self._consumer is not None and self._consumer.alive
+
     def _take(self, delivery: Delivery) -> None:
         # A task of our own: those of the AMQP library are cancelled when its channel drops, in the middle of a call.
         task = asyncio.create_task(self._handle(delivery), name=f"handle {self._queue}")
@@ -76,19 +84,17 @@ class Intake:
     async def _handle(self, delivery: Delivery) -> None:
         customer = delivery.message.headers.get("ce-customerid", "")
         customer = customer if customer in self._known else "unknown"
-        lane = self._lanes.setdefault(customer, asyncio.Semaphore(self._limit))
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await lane.acquire()
-        except TimeoutError:
-            # This customer's calls hang: its deliveries must not fill the prefetch that all customers share.
-            await self._settle(delivery, customer, Settle(_PATIENCE, counted=False))
-            return
+        lane = self._lanes.setdefault(customer, Lane(self._limit))
+        async with lane.place() as has_place:
+            if not has_place:
+                # This customer's calls hang: its deliveries must not fill the prefetch that all customers share.
+                await self._settle(delivery, customer, Settle(_HANDED_BACK_FOR, counted=False))
+                return
+            await self._handle_in_place(delivery, customer)
+
+    async def _handle_in_place(self, delivery: Delivery, customer: str) -> None:
         started = time.perf_counter()
-        try:
-            handled = await self._outcome(delivery)
-        finally:
-            lane.release()
+        handled = await self._outcome(delivery)
         seconds = time.perf_counter() - started
         settled = await self._settle(delivery, customer, handled.settle)
         metrics.EVENT_SECONDS.labels(self._queue).observe(seconds)
@@ -111,6 +117,8 @@ class Intake:
             return Handled(Settle(_UNAVAILABLE_AGAIN, counted=False), "unavailable", {})
         except Exception as error:  # noqa: BLE001 - logged with its place, tried again a few times, then parked
             _log.error("unexpected_error", queue=self._queue, exc_info=error)
+            if delivery.queue == topics.DEAD_LETTERS:
+                return Handled(Settle(_UNEXPECTED_AGAIN[-1], counted=False), UNEXPECTED, {})
             if delivery.attempts < len(_UNEXPECTED_AGAIN):
                 return Handled(Settle(_UNEXPECTED_AGAIN[delivery.attempts]), UNEXPECTED, {})
             return Handled(Settle(reason=UNEXPECTED), UNEXPECTED, {})

@@ -20,7 +20,7 @@ from worker.outbox import Outbox
 from worker.vectorcare import VectorCare
 
 _log = structlog.get_logger("worker")
-_SET_ASIDE = frozenset({"older", "duplicate", "ours", "superseded"})
+_SET_ASIDE = frozenset({"older", "duplicate", "offered_while_ours", "superseded", "over_already"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Desk:
         """Apply a transition to the event's assignment, and have its outcomes published."""
 
         def watched(known: Assignment, load: Callable[[], Load], now: float) -> Step:
-            if assignment.disagrees(known, event, self.rules.order_by):
+            if assignment.disagrees(known, event):
                 metrics.SET_ASIDE.labels(event.customer_id, "id_and_time_disagree").inc()
                 _log.warning("id_and_time_disagree", **ids(event))
             return transition(known, load, now)

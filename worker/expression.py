@@ -30,7 +30,8 @@ _WORDS: Final = frozenset({"true", "false", "null", "in"})
 _TOKEN: Final = re.compile(
     r"""
     (?P<space>\s+ | //[^\n]*)
-  | (?P<text>[rRbB]{0,2}(?:\"{3}.*?\"{3} | '{3}.*?'{3} | "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*'))
+  | (?P<raw>[bB]?[rR][bB]?(?:\"{3}.*?\"{3} | '{3}.*?'{3} | "[^"\n]*" | '[^'\n]*'))
+  | (?P<text>[bB]?(?:\"{3}.*?\"{3} | '{3}.*?'{3} | "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*'))
   | (?P<number>\d[\w.]*)
   | (?P<name>[A-Za-z_]\w*)
   | (?P<sign>.)
@@ -92,6 +93,8 @@ def parse(source: str, variables: Iterable[str], whole: Iterable[str]) -> Expres
     unread = set(program.variables()) - named - found.bound
     if unread:
         raise BadExpression(f"reads {_listed(unread)} in a way that can't be followed")
+    if found.nests:
+        raise BadExpression("has a loop inside a loop, which may take very long")
     bare = {path[0] for path in found.mentions | found.asks if len(path) == 1} & set(whole)
     if bare:
         raise BadExpression(f"reads {_listed(bare)} as a whole; name a field, such as {min(bare)}.some_field")
@@ -109,12 +112,25 @@ class _Reading:
         self.mentions: set[Path] = set()
         self.asks: set[Path] = set()
         self.bound: set[str] = set()
+        self.nests = False
+        inside = -1
         for at, token in enumerate(tokens):
             if token.isidentifier() and token not in _WORDS and self._token(at - 1) != ".":
                 self._name(at)
             elif token in _MACROS and self._token(at - 1) == "." and self._token(at + 1) == "(":
                 self.bound.add(self._token(at + 2))
+                self.nests |= at < inside
+                inside = max(inside, self._closing(at + 1))
         self.mentions = {path for path in self.mentions if path[0] not in self.bound}
+
+    def _closing(self, opening: int) -> int:
+        """The index of the parenthesis that closes the one at `opening`."""
+        depth = 0
+        for at in range(opening, len(self._tokens)):
+            depth += {"(": 1, ")": -1}.get(self._tokens[at], 0)
+            if depth == 0:
+                return at
+        return len(self._tokens)
 
     def _token(self, at: int) -> str:
         return self._tokens[at] if 0 <= at < len(self._tokens) else ""

@@ -15,7 +15,7 @@ from shared import metrics
 from shared.database import Database, Work
 from shared.event import Status
 from shared.sealing import Sealer
-from worker.assignment import Assignment, Call, State, Step
+from worker.assignment import Assignment, Call, Order, State, Step
 from worker.outcomes import outcome_message
 from worker.tables import assignments, outbox
 
@@ -87,7 +87,7 @@ class Ledger:
         now: float,
     ) -> Step:
         known = self._load(connection, customer_id, service_request_id)
-        step = transition(known, lambda: _load_of(connection, customer_id, now), now)
+        step = transition(known, lambda: _load_of(connection, known, now), now)
         self._save(connection, known, step, now)
         return step
 
@@ -99,9 +99,9 @@ class Ledger:
             return Assignment(customer_id, service_request_id)
         values: dict[str, Any] = {name: getattr(row, name) for name in _FIELDS}
         values["state"] = State(row.state) if row.state else None
-        values["newest"] = tuple(row.newest)
+        values["newest"] = Order(*row.newest) if row.newest else None
         values["newest_status"] = Status(row.newest_status) if row.newest_status else None
-        values["settled"] = tuple(row.settled)
+        values["settled"] = Order(*row.settled) if row.settled else None
         values["intent_call"] = Call(row.intent_call) if row.intent_call else None
         values["request"] = orjson.loads(self._sealer.open(row.request)) if row.request is not None else None
         return Assignment(**values)
@@ -128,9 +128,7 @@ class Ledger:
 
     def _values(self, before: Assignment, known: Assignment) -> dict[str, Any]:
         values = {name: getattr(known, name) for name in _FIELDS}
-        values["newest"] = list(known.newest)
-        values["settled"] = list(known.settled)
-        if known.request is before.request and before.revision + len(before.newest) > 0:
+        if known.request is before.request and before.newest is not None:
             del values["request"]
         elif known.request is not None:
             values["request"] = self._sealer.seal(orjson.dumps(known.request))
@@ -148,18 +146,18 @@ def _update(known: Assignment) -> Any:
     return update(assignments).where(*_this(known.customer_id, known.service_request_id))
 
 
-def _load_of(connection: Connection, customer_id: str, now: float) -> Load:
+def _load_of(connection: Connection, known: Assignment, now: float) -> Load:
+    """What the customer has, but for the request that is being decided."""
     table = assignments.c
-    accepting = or_(
-        and_(table.intent_call == Call.ACCEPT.value),
-        and_(table.uncertain_since.is_not(None), table.state.is_distinct_from(State.HELD.value)),
-    )
-    open_now = or_(table.ours.is_(True), accepting)
-    recent = and_(table.last_accept_at > now - _HOUR, table.state.is_distinct_from(State.LOST.value))
+    under_way = table.intent_call == Call.ACCEPT.value
+    unknown = and_(table.uncertain_since.is_not(None), table.state.is_distinct_from(State.HELD.value))
+    open_now = or_(table.ours.is_(True), under_way, unknown)
+    not_lost = or_(under_way, table.state.is_distinct_from(State.LOST.value))
+    recent = and_(table.last_accept_at > now - _HOUR, not_lost)
     row = connection.execute(
         select(
             func.count().filter(open_now),
             func.count().filter(recent),
-        ).where(table.customer_id == customer_id)
+        ).where(table.customer_id == known.customer_id, table.service_request_id != known.service_request_id)
     ).one()
     return Load(row[0], row[1])

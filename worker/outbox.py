@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
 from itertools import groupby
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ from shared import metrics, topics
 from shared.broker import Broker, Message
 from shared.database import Database
 from shared.errors import Unavailable
-from shared.sealing import Sealer
+from shared.sealing import CannotOpen, Sealer
 from worker.tables import outbox
 
 _CLAIM_SECONDS: Final = 15.0  # after a crash its outcomes are published by another process this much later
@@ -21,6 +20,7 @@ _BATCH: Final = 200
 _LOOK_SECONDS: Final = 1.0  # how late an outcome left behind by another process may be seen
 _PUBLISH_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 1.0
+_UNOPENED_SECONDS: Final = 60.0  # an outcome whose key is missing is looked at again after this
 
 _log = structlog.get_logger("outbox")
 
@@ -35,6 +35,11 @@ class Outbox:
         self._wake = asyncio.Event()
         self._stopping = False
         self._task = asyncio.create_task(self._run(), name="outbox")
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing is published any more; None where it is."""
+        return "outcomes are published no more" if self._task.done() else None
 
     def publish_soon(self) -> None:
         """Something was committed."""
@@ -67,26 +72,32 @@ class Outbox:
         if not rows:
             return False
         by_request = groupby(rows, key=lambda row: (row.customer_id, row.service_request_id))
-        results = await asyncio.gather(*(self._publish_in_order(list(group)) for _, group in by_request))
-        published = [row_id for done, _ in results for row_id in done]
-        left = [row.id for row in rows if row.id not in set(published)]
-        await self._database.transact(lambda connection, _: _finish(connection, published, left))
-        for _, error in results:
-            if error is not None:
-                raise error
+        errors = await asyncio.gather(*(self._publish_in_order(list(group)) for _, group in by_request))
+        for error in filter(None, errors):
+            raise error
         return True
 
-    async def _publish_in_order(self, rows: list[Row[Any]]) -> tuple[list[int], Unavailable | None]:
-        done: list[int] = []
+    async def _publish_in_order(self, rows: list[Row[Any]]) -> Unavailable | None:
+        """Publish the rows of one request until one can't be; that one and the later ones wait."""
+        published: list[int] = []
+        again = 0.0
+        failed = None
         for row in rows:
-            message = Message(row.routing_key, row.headers, self._sealer.open(row.body))
             try:
+                message = Message(row.routing_key, row.headers, self._sealer.open(row.body))
                 await self._broker.publish(topics.OUTCOMES, message, mandatory=False, timeout=_PUBLISH_SECONDS)
+            except CannotOpen as error:
+                _log.error("outcome_not_opened", outcome=row.headers.get("ce-id"), problem=str(error))
+                again = _UNOPENED_SECONDS
+                break
             except Unavailable as error:
-                return done, error
+                failed = error
+                break
             metrics.PUBLISHED.labels(row.customer_id).inc()
-            done.append(row.id)
-        return done, None
+            published.append(row.id)
+        left = [row.id for row in rows[len(published) :]]
+        await self._database.transact(lambda connection, now: _finish(connection, published, left, now + again))
+        return failed
 
 
 def _claim(connection: Connection, now: float) -> list[Row[Any]]:
@@ -109,7 +120,8 @@ def _claim(connection: Connection, now: float) -> list[Row[Any]]:
     return sorted(rows, key=lambda row: (row.customer_id, row.service_request_id, row.id))
 
 
-def _finish(connection: Connection, published: Iterable[int], left: list[int]) -> None:
-    connection.execute(delete(outbox).where(outbox.c.id.in_(list(published))))
+def _finish(connection: Connection, published: list[int], left: list[int], free_at: float) -> None:
+    if published:
+        connection.execute(delete(outbox).where(outbox.c.id.in_(published)))
     if left:
-        connection.execute(update(outbox).where(outbox.c.id.in_(left)).values(claimed_until=0.0))
+        connection.execute(update(outbox).where(outbox.c.id.in_(left)).values(claimed_until=free_at))

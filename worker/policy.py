@@ -6,7 +6,7 @@ Pure: a policy, a request and `now` give a decision. A rule that reads what this
 
 import copy
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -82,7 +82,7 @@ class Policy:
         except Exception as error:  # noqa: BLE001 - the library raises many kinds, and each of them means: held
             return _held(Reason.POLICY_ERROR, f"the request does not fit into CEL ({type(error).__name__})")
         for rule in self.rules:
-            unknown = sorted(path for path in rule.when.mentions if _has_null(_value(values, path)))
+            unknown = sorted(_unknown(rule.when, values))
             if unknown and rule.skips_unknown:
                 continue
             if unknown:
@@ -99,7 +99,7 @@ class Policy:
     def _values(self, event: Event, now: float) -> dict[str, Any]:
         """The variables, with every field that a rule names present: null where the request does not say."""
         pickup = pickup_time(event.data)
-        local = pickup.astimezone(self.timezone) if pickup else None
+        local = _local(pickup, self.timezone)
         reads = {path for rule in self.rules for path in rule.when.reads}
         return {
             "request": _request(event.data or {}, {path[1:] for path in reads if path[0] == "request"}),
@@ -212,9 +212,28 @@ def read(text: str) -> Policy:
     return Policy(ZoneInfo(parsed.timezone), Verdict(parsed.default), parsed.lists, tuple(rules))
 
 
+def _local(pickup: datetime | None, timezone: ZoneInfo) -> datetime | None:
+    try:
+        return pickup.astimezone(timezone) if pickup else None
+    except (OverflowError, ValueError):  # in the year 1 or 9999
+        return None
+
+
 def _problem(location: tuple[int | str, ...], message: str) -> tuple[str, str]:
     place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
     return place, message.removeprefix("Value error, ")
+
+
+def _unknown(when: Expression, values: Mapping[str, Any]) -> Iterator[Path]:
+    """The fields that a rule reads and that are not known. A guard asks about a plain field: what is inside an object
+    or a list that it was given is not asked."""
+    for path in when.mentions:
+        if _has_null(_value(values, path)):
+            yield path
+    for path in when.asks:
+        value = _value(values, path)
+        if value is not None and _has_null(value):
+            yield path
 
 
 def _held(code: Reason, reason: str, rule: str | None = None) -> Decision:

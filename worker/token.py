@@ -9,11 +9,11 @@ import orjson
 import structlog
 
 from shared import metrics
+from worker.limited_body import limited_body
 from worker.sent_once import Broken
 
 _RENEW_AT: Final = 0.8  # of the lifetime, VectorCare's own advice
 _DEFAULT_LIFETIME: Final = 3600.0
-_LONGEST_ANSWER: Final = 65536
 _RENEW_SECONDS: Final = 10.0
 
 _log = structlog.get_logger("token")
@@ -90,7 +90,7 @@ class Token:
                 asyncio.timeout(_RENEW_SECONDS),
                 self._session.post(self._url, data=self._form, allow_redirects=False) as response,
             ):
-                content = await response.content.read(_LONGEST_ANSWER)
+                content = await limited_body(response)
         except (TimeoutError, aiohttp.ClientError, Broken) as error:
             raise TokenRefused(f"the token endpoint can't be reached ({type(error).__name__})") from None
         if response.status != 200:

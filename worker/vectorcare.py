@@ -15,11 +15,13 @@ from yarl import URL
 from shared import metrics
 from worker.assignment import Answer, Answered, Call
 from worker.customers import Customer
+from worker.limited_body import limited_body
 from worker.sent_once import Broken, sent_once
 from worker.token import Token, TokenRefused
 
 _NOT_PERMITTED: Final = "public_api:"
-_LONGEST_ANSWER: Final = 65536
+_BODY_SECONDS: Final = 1.0  # the status has said yes or no; its body only says why
+_CONNECT_SHARE: Final = 0.6  # of a call's time, so that a connection that can't be made is known as such
 _LONGEST_WAIT: Final = 3600.0  # seconds that a Retry-After may ask for
 
 _log = structlog.get_logger("vectorcare")
@@ -34,7 +36,8 @@ class VectorCare:
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=60),
             cookie_jar=aiohttp.DummyCookieJar(),  # what one customer's answer sets must not travel with another's call
             middlewares=(sent_once,),
-            timeout=aiohttp.ClientTimeout(total=None),  # each call has its own deadline
+            # Each call has a deadline of its own around everything.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=call_seconds * _CONNECT_SHARE),
         )
         self._throttled_until: dict[str, float] = {}
         self._tokens = {
@@ -111,12 +114,20 @@ class VectorCare:
                 asyncio.timeout_at(deadline),
                 self._session.put(url, data=body, headers=headers, allow_redirects=False) as response,
             ):
-                content = await response.content.read(_LONGEST_ANSWER)
+                content = await _as_far_as_it_comes(response)
                 return read_answer(response.status, content, response.headers.get("Retry-After"), time.time())
         except Broken as broken:
             return Answer(Answered.UNKNOWN if broken.sent else Answered.NOT_SENT)
         except (TimeoutError, ClientError):
             return Answer(Answered.UNKNOWN)
+
+
+async def _as_far_as_it_comes(response: aiohttp.ClientResponse) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await limited_body(response)
+    except (TimeoutError, ClientError):
+        return b""
 
 
 def read_answer(status: int, content: bytes, retry_after: str | None, now: float) -> Answer:

@@ -47,15 +47,22 @@ async def subscribed(broker: Broker) -> AsyncIterator[Subscriber]:
     subscriber = Subscriber()
 
     async def follow() -> None:
-        bindings = (Binding(topics.OUTCOMES, "assignment.#"), Binding(topics.WEBHOOKS, "#"))
+        bindings = (Binding(topics.OUTCOMES, "#"), Binding(topics.WEBHOOKS, "#"))
         async for message in broker.tail(bindings):
-            if message.routing_key.startswith("assignment."):
+            if message.routing_key == "probe":
+                bound.set()
+            elif message.routing_key.startswith("assignment."):
                 subscriber.outcomes.append(orjson.loads(message.body))
             else:
                 subscriber.webhooks.append(message)
 
+    bound = asyncio.Event()
     task = asyncio.create_task(follow())
     try:
+        async with asyncio.timeout(10):
+            while not bound.is_set():  # until the tail is bound, it misses what is published
+                await broker.publish(topics.OUTCOMES, Message("probe", {}, b""), mandatory=False, timeout=5)
+                await asyncio.sleep(0.02)
         yield subscriber
     finally:
         task.cancel()

@@ -22,7 +22,7 @@ from worker import app as workers
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     each = Engine(tmp_path / "engine.db")
-    await each.transact(lambda connection, _: connection.execute(text("CREATE TABLE t (n INTEGER)")) and None)
+    await each.transact(lambda connection, _: connection.execute(text("CREATE TABLE t (n INTEGER)")).close())
     yield each
     await each.close()
 
@@ -113,12 +113,12 @@ async def test_a_file_that_another_process_holds_too_long_is_unavailable_and_the
 def _write_until_killed(path: Path, told: str) -> None:
     async def write() -> None:
         engine = Engine(path)
-        with Path(told).open("ab", buffering=0) as out:
-            for number in range(1_000_000):
-                await engine.transact(put(number))
-                out.write(f"{number}\n".encode())
+        for number in range(1_000_000):
+            await engine.transact(put(number))
+            out.write(f"{number}\n".encode())
 
-    asyncio.run(write())
+    with Path(told).open("ab", buffering=0) as out:
+        asyncio.run(write())
 
 
 async def test_what_was_told_as_committed_is_there_after_kill_9(engine: Engine, tmp_path: Path) -> None:

@@ -169,6 +169,12 @@ async def test_what_is_not_verified_is_refused_and_never_published(
     assert "for-birch" not in logged
 
 
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(ingress: Ingress) -> None:
+    answer = await ingress.post(body(), headers={"Content-Encoding": "gzip"})
+    assert answer.status == 401
+    assert (await ingress.post(body())).status == 202
+
+
 async def test_every_401_is_one_and_the_same_answer(ingress: Ingress) -> None:
     refusals = [each.values[0] for each in REFUSALS if each.values[1] == 401]
     answers = [await ingress.post(body(), **how) for how in refusals]  # type: ignore[arg-type]

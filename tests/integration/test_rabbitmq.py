@@ -197,6 +197,63 @@ async def test_a_paused_broker_ends_a_publish_with_unavailable_in_time_and_nothi
                 return
 
 
+async def test_what_cannot_be_handed_on_during_an_alarm_is_handed_back_and_comes_again(
+    broker: RabbitBroker, rabbit: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.rabbitmq._SETTLE_SECONDS", 1.0)
+    hands = Hands()
+    consumer = await broker.consume(topics.BROADCAST_RECEIVED, 2, hands)
+    await publish(broker, b"1")
+    await publish(broker, b"2")
+    held = [await hands.next(), await hands.next()]
+    rabbit.ctl("set_vm_memory_high_watermark", "0.0001")
+    try:
+        async with asyncio.timeout(20):
+            while True:  # the alarm takes a moment to reach the connection
+                try:
+                    await publish(broker, timeout=1)
+                except Unavailable:
+                    break
+        results = await asyncio.gather(held[0].retry(1), held[1].park("why"), return_exceptions=True)
+        assert {type(result) for result in results} == {Unavailable}
+        again = {(await hands.next()).message.body, (await hands.next()).message.body}
+        assert again == {b"1", b"2"}
+        assert consumer.alive
+    finally:
+        rabbit.ctl("set_vm_memory_high_watermark", "0.6")
+
+
+async def test_a_broker_paused_until_the_heartbeat_gives_up_is_connected_again_by_itself(
+    broker: RabbitBroker, rabbit: Node
+) -> None:
+    hands = Hands()
+    consumer = await broker.consume(topics.BROADCAST_RECEIVED, 10, hands)
+    await until(lambda: consumer.alive, 10)
+    rabbit.pause()
+    try:
+        await until(lambda: broker.problem is not None, 40)
+    finally:
+        rabbit.resume()
+    await until(lambda: broker.problem is None and consumer.alive, 40)
+    await publish(broker, b"after")
+    while (await hands.next()).message.body != b"after":
+        pass
+
+
+async def test_a_header_that_makes_no_sense_stops_nobody(broker: RabbitBroker, rabbit: Node) -> None:
+    hands = Hands()
+    await broker.consume(topics.BROADCAST_RECEIVED, 1, hands)
+    async with plain_channel(rabbit) as channel:
+        exchange = await channel.get_exchange(topics.WEBHOOKS)
+        for value in ("inf", "nan", "-1", "1e300", "9" * 400):
+            headers: dict[str, FieldValue] = {"receiver-retry-attempts": value, "receiver-retry-due": value}
+            await exchange.publish(aio_pika.Message(b"{}", headers=headers), "A.AVAILABLE.acme")
+    for _ in range(5):
+        delivery = await hands.next()
+        assert delivery.attempts == 0
+        await delivery.ack()
+
+
 async def test_started_without_a_broker_and_killed_later_it_connects_publishes_and_consumes_by_itself(
     mortal_rabbit: Node,
 ) -> None:

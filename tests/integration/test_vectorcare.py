@@ -166,6 +166,35 @@ async def test_retry_after_may_be_a_date(api: Api) -> None:
         assert 25 < (await call()).retry_after <= 30
 
 
+def in_pieces(status: int, *pieces: bytes, then_hang: bool = False) -> Script:
+    """An answer whose body comes in pieces, or never whole."""
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for piece in pieces:
+            await response.write(piece)
+            await asyncio.sleep(0.05)
+        if then_hang:
+            await asyncio.Event().wait()
+        return response
+
+    return script
+
+
+async def test_answers_that_come_in_pieces_are_read_whole(api: Api) -> None:
+    api.token_answer = in_pieces(200, b'{"access_token": "tok', b'en", "expires_in": 3600}')
+    api.answers = [in_pieces(403, b'{"message": "no", "code": ', b'"public_api:public_api_not_enabled"}')]
+    async with client(customer(api)) as call:
+        assert (await call()).kind is Answered.NOT_PERMITTED
+
+
+async def test_a_yes_is_a_yes_although_its_body_never_ends(api: Api) -> None:
+    api.answers = [in_pieces(201, b"{", then_hang=True)]
+    async with client(customer(api)) as call:
+        assert (await call()).kind is Answered.TAKEN
+
+
 async def test_a_throttled_customer_makes_no_call_until_it_may(api: Api) -> None:
     api.answers = [answer(429, {}, **{"Retry-After": "1"}), answer(201, {})]
     async with client(customer(api)) as call:

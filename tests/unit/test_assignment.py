@@ -46,9 +46,18 @@ def offered(
     mode: Mode = Mode.AUTOMATIC,
     now: float = NOW,
     limit: str | None = None,
+    attempts: int = 0,
 ) -> Step:
     return assignment.offered(
-        known, found, lambda: decision, lambda: limit, mode=mode, rules=RULES, intent_id="intent", now=now
+        known,
+        found,
+        lambda: decision,
+        lambda: limit,
+        mode=mode,
+        rules=RULES,
+        intent_id="intent",
+        attempts=attempts,
+        now=now,
     )
 
 
@@ -240,17 +249,76 @@ def test_a_trip_taken_away_is_released_and_a_finished_one_completed() -> None:
 
 def test_on_a_tie_an_offer_loses() -> None:
     offer, end = webhook(1), webhook(1, "UNAVAILABLE")
-    assert order_of(offer, "event_id") < order_of(end, "event_id")
-    assert order_of(webhook(9), "event_timestamp") < order_of(
-        replace(webhook(9, "ASSIGNED"), event_id="0"), "event_timestamp"
+    assert order_of(offer).is_before(order_of(end), "event_id")
+    assert order_of(webhook(9)).is_before(order_of(replace(webhook(9, "ASSIGNED"), event_id="0")), "event_timestamp")
+
+
+def test_the_order_may_be_switched_on_any_day() -> None:
+    held = offered(NEW, webhook(5), HOLD)
+    by_time = replace(RULES, order_by="event_timestamp")
+    trip = replace(webhook(6, "ASSIGNED"), event_id="0" * 32)
+    assert assignment.assigned(held.known, trip, wanted=bool, rules=RULES).note == "older"
+    assert told(assignment.assigned(held.known, trip, wanted=bool, rules=by_time)) == ["assigned"]
+
+
+def test_an_event_that_a_retry_has_restamped_is_the_same_event() -> None:
+    held = offered(NEW, webhook(5), HOLD)
+    restamped = replace(webhook(5), event_timestamp="2026-11-23T13:00:00.000Z")
+    assert offered(held.known, restamped, ACCEPT).note == "duplicate"
+
+
+@pytest.mark.parametrize("status", ["UNAVAILABLE", "COMPLETED"])
+def test_a_late_yes_does_not_revive_what_a_newer_webhook_has_ended(status: str) -> None:
+    end = assignment.ended if status == "UNAVAILABLE" else assignment.completed
+    over = end(INTENDED.known, webhook(2, status), rules=RULES)
+    late = answered(replace(INTENDED, known=over.known), OFFER, Answered.TAKEN)
+    assert (late.note, late.outcomes, late.known.ours) == ("over_already", (), False)
+
+
+def test_an_accept_that_is_taken_twice_is_told_once() -> None:
+    frozen = offered(INTENDED.known, OFFER, now=NOW + RULES.lease + 1)
+    first = answered(frozen, OFFER, Answered.TAKEN)
+    second = assignment.answered(
+        first.known,
+        OFFER,
+        Call.ACCEPT,
+        Answer(Answered.TAKEN),
+        intent_id="older",
+        attempts=0,
+        rules=RULES,
+        now=NOW + 20,
     )
+    assert told(first, second) == ["accepting"]
+
+
+def test_an_offer_that_is_newer_than_our_trip_waits_for_the_webhook_that_takes_the_trip_away() -> None:
+    ours = assignment.assigned(NEW, webhook(2, "ASSIGNED"), wanted=bool, rules=RULES)
+    early = offered(ours.known, webhook(4))
+    assert (early.call, told(early), early.settle.after) == (None, [], 1.0)
+    released = assignment.ended(early.known, webhook(3, "UNAVAILABLE"), rules=RULES)
+    assert told(released) == ["released"]
+    assert offered(released.known, webhook(4)).call is Call.ACCEPT
+    never = offered(ours.known, webhook(4), attempts=20)
+    assert told(never) == ["updated"]
+    assert never.outcomes[0].needs_attention
+    assert offered(never.known, webhook(4), attempts=20).note == "duplicate"
+
+
+def test_an_unknown_accept_is_told_in_time_however_long_vectorcare_asks_to_wait() -> None:
+    unknown = answered(INTENDED, OFFER, Answered.UNKNOWN)
+    again = offered(unknown.known, OFFER, now=NOW + 3)
+    throttled = answered(again, OFFER, Answered.THROTTLED, now=NOW + 4, retry_after=3600.0)
+    assert throttled.settle.after is not None
+    assert throttled.settle.after <= RULES.confirm_within
+    assert offered(throttled.known, OFFER, now=NOW + 60).note == "too_soon"
+    assert told(offered(throttled.known, OFFER, now=NOW + 122)) == ["held"]
 
 
 def test_an_id_and_a_timestamp_that_disagree_are_noticed() -> None:
     known = offered(NEW, webhook(5), HOLD).known
     swapped = replace(webhook(6), event_timestamp="2026-11-23T11:00:00.000Z")
-    assert assignment.disagrees(known, swapped, "event_id")
-    assert not assignment.disagrees(known, webhook(6), "event_id")
+    assert assignment.disagrees(known, swapped)
+    assert not assignment.disagrees(known, webhook(6))
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -277,7 +345,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.told += [outcome.state for outcome in step.outcomes]
 
     def hear(self, found: Event) -> None:
-        if self.newest is None or order_of(found, "event_id") >= order_of(self.newest, "event_id"):
+        if self.newest is None or order_of(self.newest).is_before(order_of(found), "event_id"):
             self.newest = found
 
     @rule(number=st.integers(1, 30), decision=st.sampled_from([ACCEPT, DECLINE, HOLD]))
@@ -293,6 +361,7 @@ class AnyOrder(RuleBasedStateMachine):
             mode=Mode.AUTOMATIC,
             rules=RULES,
             intent_id=intent,
+            attempts=0,
             now=self.now,
         )
         if step.call is not None:
@@ -316,8 +385,9 @@ class AnyOrder(RuleBasedStateMachine):
             )
         )
         if call is Call.ACCEPT and kind is Answered.TAKEN:
-            assert self.known.ours or was_ours
-            assert State.ACCEPTING in self.told or State.ASSIGNED in self.told
+            over = self.known.newest_status in {Status.UNAVAILABLE, Status.COMPLETED}
+            assert self.known.ours or was_ours or over
+            assert over or State.ACCEPTING in self.told or State.ASSIGNED in self.told
 
     @precondition(lambda self: self.call is not None)
     @rule()
@@ -352,7 +422,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def an_older_event_never_overwrites_a_newer_one(self) -> None:
         if self.newest is not None and self.known.newest:
-            assert self.known.newest >= order_of(self.newest, "event_id")
+            assert not self.known.newest.is_before(order_of(self.newest), "event_id")
 
     @invariant()
     def what_is_ours_is_told_as_ours(self) -> None:

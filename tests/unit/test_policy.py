@@ -97,6 +97,10 @@ def test_a_rule_decides_by_what_it_reads(when: str, data: dict[str, Any], verdic
         "known((request.hospice))",
         "request /* */ .hospice == null",
         "request\n.\nhospice == null",
+        "default(request.pickup_location, lists).zip != '94901'",
+        "known(request.pickup_location)",
+        "default(request.patient_coverages, []).exists(c, c != 'X')",
+        "known(request.a) || r'\\' != 'a' && request.zip != '94901'",
     ],
 )
 @pytest.mark.parametrize("then", ["accept", "decline"])
@@ -152,6 +156,7 @@ def test_an_expression_that_fails_never_accepts_and_never_declines(when: str, da
         pytest.param("request.l.exists(request, request)", "loop variable", id="a loop variable in disguise"),
         pytest.param("frobnicate(request.a)", "calls frobnicate", id="an unknown function"),
         pytest.param("request.a in lists.nowhere", "no list 'nowhere'", id="an unknown list"),
+        pytest.param("request.l.all(a, request.m.all(b, a != b))", "loop inside a loop", id="nested loops"),
         pytest.param("true " + "|| true " * 400, "longer than 2048", id="too long"),
     ],
 )
@@ -242,6 +247,17 @@ def test_a_field_set_to_null_never_turns_a_hold_into_an_accept_or_a_decline(
     else:
         node[nulled[-1]] = None
     assert held.decide(offer(less), NOW).verdict is Verdict.HOLD
+
+
+def test_a_pickup_at_the_end_of_time_is_not_known() -> None:
+    more = 'timezone = "America/Los_Angeles"\n'
+    decision = decide("local.hour > 3", {"pickup_date_time": "0001-01-01T00:00:00Z"}, more=more)
+    assert decision.reason_code is Reason.UNKNOWN_FIELD
+
+
+def test_two_loops_beside_each_other_are_fine() -> None:
+    when = "request.l.exists(a, a == 1) || request.l.exists(b, b == 2)"
+    assert decide(when, {"l": [2]}).verdict is Verdict.ACCEPT
 
 
 def test_a_decision_leaves_the_request_as_it_was() -> None:

@@ -93,9 +93,18 @@ def test_every_problem_is_told_at_once_with_its_place(tmp_path: Path) -> None:
     assert found["RECEIVER_BROKR__URL"] == "there is no such setting; did you mean broker?"
 
 
-@pytest.mark.parametrize("name", ["RECEIVER_PORT", "RECEIVER_INGRESS__PROT", "RECEIVER_CUSTOMER__acme__MODE"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RECEIVER_PORT",
+        "RECEIVER_CONFIGG",
+        "RECEIVER_INGRESS__PROT",
+        "RECEIVER_INGRESS__PORT__X",
+        "RECEIVER_CUSTOMER__acme__MODE",
+    ],
+)
 def test_a_misspelt_variable_stops_the_start(tmp_path: Path, name: str) -> None:
-    assert set(problems("", tmp_path, **{name: "1"})) == {name}
+    assert set(problems("[ingress]\nport = 80\n", tmp_path, **{name: "1"})) == {name}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +114,7 @@ def test_a_misspelt_variable_stops_the_start(tmp_path: Path, name: str) -> None:
         pytest.param("ingress = 7\n", id="not a table"),
         pytest.param("customers = 7\n", id="customers that are none"),
         pytest.param('folder = "/etc"\n', id="what is known, but no setting"),
+        pytest.param('[[subscriptions]]\nname="a"\npattern="#"\n' * 2, id="two queues of one name"),
         pytest.param('[ingress.spool]\npath = "spool.db"\n', id="what this version can't do"),
     ],
 )
@@ -184,6 +194,22 @@ def test_a_secret_file_that_is_missing_or_given_twice_disables_its_customer(tmp_
     assert set(disabled(load(write(tmp_path, missing), {}))) == {"customers.acme.client_secret_file"}
     twice = CUSTOMER + 'client_secret_file = "receiver.toml"\n'
     assert "keep one" in disabled(load(write(tmp_path, twice), {}))["customers.acme.client_secret_file"]
+
+
+def test_an_empty_secret_disables_its_customer_and_one_that_begins_with_a_bracket_is_a_secret(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, CUSTOMER), {"RECEIVER_CUSTOMERS__acme__WEBHOOK_TOKEN": ""})
+    assert set(disabled(settings)) == {"RECEIVER_CUSTOMERS__acme__WEBHOOK_TOKEN"}
+    secret = load(write(tmp_path, CUSTOMER), {"RECEIVER_CUSTOMERS__acme__CLIENT_SECRET": "[x"}).customers["acme"]
+    assert secret.client_secret is not None
+    assert secret.client_secret.get_secret_value() == "[x"
+
+
+def test_a_configuration_with_secrets_that_all_may_read_is_a_warning(tmp_path: Path) -> None:
+    file = write(tmp_path, CUSTOMER)
+    file.chmod(0o644)
+    assert [warning.place for warning in load(file, {}).warnings] == [str(file)]
+    file.chmod(0o600)
+    assert load(file, {}).warnings == ()
 
 
 def test_no_secret_is_in_a_repr(tmp_path: Path) -> None:

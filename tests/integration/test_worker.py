@@ -1,0 +1,166 @@
+"""The workers' parts on a real store and broker: lanes, limits' figures, and outcomes that can't be opened."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from sandbox.server import Options, Sandbox
+from sandbox.trouble import Trouble
+from shared import topics
+from shared.broker import Binding
+from shared.engine import Engine
+from shared.sealing import Sealer
+from tests.acceptance.test_rides import broadcast
+from tests.brokers import Hands, embedded, message, until
+from tests.processes import Home, Process
+from tests.webhooks import event
+from worker import app as workers
+from worker import assignment
+from worker.assignment import Answer, Answered, Call, Mode, Rules
+from worker.lane import Lane
+from worker.ledger import Ledger, Load
+from worker.outbox import Outbox
+from worker.policy import Decision, Reason, Verdict
+
+RULES = Rules(lease=15.0, confirm_within=120.0)
+ACCEPT = Decision(Verdict.ACCEPT, Reason.RULE, "rule 'all'", "all")
+HOLD = Decision(Verdict.HOLD, Reason.DEFAULT, "no rule matched")
+
+
+async def offer(ledger: Ledger, request: str, decision: Decision) -> Load:
+    """Offer a request to the ledger; what it says the customer has beside it."""
+    found = event(service_request_id=request)
+    seen: list[Load] = []
+
+    def transition(known: assignment.Assignment, load: object, now: float) -> assignment.Step:
+        assert callable(load)
+        seen.append(load())
+        return assignment.offered(
+            known,
+            found,
+            lambda: decision,
+            lambda: None,
+            mode=Mode.AUTOMATIC,
+            rules=RULES,
+            intent_id=request,
+            attempts=0,
+            now=now,
+        )
+
+    await ledger.step("acme", request, transition)
+    return seen[0]
+
+
+async def answer(ledger: Ledger, request: str, kind: Answered) -> None:
+    """The API's answer to the accept of a request."""
+    found = event(service_request_id=request)
+    await ledger.step(
+        "acme",
+        request,
+        lambda known, _, now: assignment.answered(
+            known, found, Call.ACCEPT, Answer(kind), intent_id=request, attempts=0, rules=RULES, now=now
+        ),
+    )
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> Engine:
+    engine = Engine(tmp_path / "store.db")
+    await workers.migrate(engine)
+    return engine
+
+
+async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_itself(store: Engine) -> None:
+    ledger = Ledger(store, Sealer(), {})
+    assert await offer(ledger, "VC-1", ACCEPT) == Load(0, 0)
+    assert await offer(ledger, "VC-2", ACCEPT) == Load(1, 1)
+    await answer(ledger, "VC-1", Answered.TAKEN)
+    await answer(ledger, "VC-2", Answered.GONE)
+    assert await offer(ledger, "VC-3", ACCEPT) == Load(1, 1)
+    await answer(ledger, "VC-3", Answered.THROTTLED)
+    assert await offer(ledger, "VC-3", ACCEPT) == Load(1, 1)
+    assert await offer(ledger, "VC-4", HOLD) == Load(1, 1)
+    await store.close()
+
+
+async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(store: Engine, tmp_path: Path) -> None:
+    lost, kept = Sealer([os.urandom(32)]), Sealer([os.urandom(32)])
+    await offer(Ledger(store, lost, {}), "VC-1", HOLD)
+    await offer(Ledger(store, kept, {}), "VC-2", HOLD)
+    async with embedded(tmp_path / "broker.db")() as broker:
+        hands = Hands()
+        await broker.consume("dispatch", 10, hands)
+        outbox = Outbox(store, broker, kept)
+        outbox.publish_soon()
+        assert (await hands.next()).message.headers["ce-subject"] == "VC-2"
+        assert await hands.nothing(0.3)
+        assert outbox.problem is None
+        await outbox.stop(1)
+    await store.close()
+
+
+async def test_outcomes_left_behind_are_published_by_the_next_process(store: Engine, tmp_path: Path) -> None:
+    ledger = Ledger(store, Sealer(), {})
+    for number in range(3):
+        await offer(ledger, f"VC-{number}", HOLD)
+    async with embedded(tmp_path / "broker.db")() as broker:
+        hands = Hands()
+        await broker.consume("dispatch", 10, hands)
+        outbox = Outbox(store, broker, Sealer())
+        subjects = {(await hands.next()).message.headers["ce-subject"] for _ in range(3)}
+        assert subjects == {"VC-0", "VC-1", "VC-2"}
+        await outbox.stop(1)
+    await store.close()
+
+
+async def test_a_lane_lets_its_limit_in_and_sends_the_rest_away_at_once_when_it_hangs() -> None:
+    lane, release = Lane(2), asyncio.Event()
+    inside = 0
+
+    async def hang() -> None:
+        nonlocal inside
+        async with lane.place() as has_place:
+            assert has_place
+            inside += 1
+            await release.wait()
+
+    tasks = [asyncio.create_task(hang()) for _ in range(2)]
+    await until(lambda: inside == 2, 5)
+    async with lane.place() as has_place:
+        assert not has_place  # waited for a second, in vain
+    began = asyncio.get_running_loop().time()
+    for _ in range(50):
+        async with lane.place() as has_place:
+            assert not has_place
+    assert asyncio.get_running_loop().time() - began < 0.5
+    release.set()
+    await asyncio.gather(*tasks)
+    async with lane.place() as has_place:
+        assert has_place
+
+
+async def test_a_customer_whose_api_hangs_does_not_hold_up_another(tmp_path: Path) -> None:
+    async with Sandbox(Options()) as sandbox:
+        home = Home(tmp_path, sandbox)
+        home.customer("acme")
+        home.customer("birch")
+        async with Process(home, "run") as process:
+            await process.ready()
+            sandbox.set_trouble(Trouble(slow=1.0, slow_seconds=30.0, calls=("accept",)), "acme")
+            await broadcast(sandbox, 300, "acme", pause=0)
+            await until(lambda: process.log.read_text().count('"event":"webhook"') >= 300, 20)
+            requests = await broadcast(sandbox, 5, "birch")
+            await until(lambda: all(sandbox.requests[each].assigned_to == "birch" for each in requests), 2)
+
+
+async def test_a_quiet_tail_goes_on_hearing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.embedded._TAIL_SECONDS", 0.3)
+    async with embedded(tmp_path / "broker.db")() as broker:
+        tail = broker.tail((Binding(topics.OUTCOMES, "#"),))
+        heard = asyncio.ensure_future(anext(tail))
+        await asyncio.wait([heard], timeout=1.0)
+        await broker.publish(topics.OUTCOMES, message("assignment.held.acme"), mandatory=True, timeout=5)
+        assert (await asyncio.wait_for(heard, 5)).routing_key == "assignment.held.acme"
+        await tail.aclose()
