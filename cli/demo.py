@@ -21,7 +21,7 @@ from cli.serve import serving
 from sandbox.server import Options, Sandbox
 from shared import logs
 from shared.broker import Broker, Delivery
-from shared.settings import load
+from shared.configuration import load
 from worker.app import ROLES
 
 CUSTOMERS: Final = ("acme", "birch")

@@ -13,8 +13,9 @@ from cli import events, policy
 from cli.sandbox import app as sandbox
 from cli.serve import serve_until_stopped
 from shared import logs
+from shared.configuration import load
 from shared.errors import ConfigurationError, ReceiverError
-from shared.settings import Settings, load
+from shared.settings import Settings
 from worker.app import ROLES
 
 _DEFAULT_FILE: Final = "receiver.toml"

@@ -8,30 +8,18 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 import structlog
 from sqlalchemy import (
-    JSON,
-    Column,
     Connection,
-    Float,
-    Integer,
-    LargeBinary,
-    MetaData,
     Row,
-    Table,
-    Text,
-    bindparam,
     delete,
-    insert,
-    select,
     update,
 )
-from sqlalchemy.dialects import sqlite
 
-from shared import topics
+from shared import queue_rows, topics
 from shared.broker import Binding, Delivery, Message, Topology
 from shared.engine import Engine
 from shared.errors import DeliveryLost, Unavailable, Unroutable
@@ -39,29 +27,8 @@ from shared.parking import parked_headers
 from shared.sealing import CannotOpen, Sealer
 
 LEASE_SECONDS: Final = 10.0  # after a crash its deliveries come again this much later
-MOST_DELIVERIES: Final = 20  # of one message without a settlement; RabbitMQ 4's own default
 _POLL_SECONDS: Final = 0.05  # how late a message of another process may be seen
-_TAIL_SECONDS: Final = 30.0  # a tail that died is forgotten after this
 _UNOPENED_SECONDS: Final = 60.0  # a body whose key is missing is looked at again after this
-
-_metadata: Final = MetaData()
-_queues: Final = Table("queues", _metadata, Column("name", Text), Column("expires_at", Float))
-_bindings: Final = Table(
-    "bindings", _metadata, Column("exchange", Text), Column("pattern", Text), Column("queue", Text)
-)
-_messages: Final = Table(
-    "messages",
-    _metadata,
-    Column("id", Integer, primary_key=True),
-    Column("queue", Text),
-    Column("routing_key", Text),
-    Column("headers", JSON),
-    Column("body", LargeBinary),
-    Column("visible_at", Float),
-    Column("attempts", Integer),
-    Column("deliveries", Integer),
-    Column("receipt", Text),
-)
 
 _log = structlog.get_logger("broker")
 
@@ -83,7 +50,7 @@ class EmbeddedBroker:
         """Migrate the file and declare what must exist."""
         broker = cls(engine, sealer, lease=lease)
         await engine.migrate("shared.migrations.versions", "broker_version")
-        await engine.transact(lambda connection, _: _declare(connection, topology))
+        await engine.transact(lambda connection, _: queue_rows.declare(connection, topology))
         return broker
 
     @property
@@ -97,7 +64,7 @@ class EmbeddedBroker:
         try:
             async with asyncio.timeout(timeout):
                 reached = await self._engine.transact(
-                    lambda connection, now: _publish(connection, now, exchange, message, body)
+                    lambda connection, now: queue_rows.publish(connection, now, exchange, message, body)
                 )
         except TimeoutError:
             raise Unavailable(f"the embedded broker did not confirm within {timeout:g} s") from None
@@ -115,19 +82,19 @@ class EmbeddedBroker:
     async def tail(self, bindings: tuple[Binding, ...]) -> AsyncGenerator[Message, None]:
         """See the port. Keeps a queue of its own while it is read, forgotten 30 s after its reader died."""
         name = f"tail-{uuid.uuid4().hex}"
-        await self._engine.transact(lambda connection, now: _declare_tail(connection, now, name, bindings))
+        await self._engine.transact(lambda connection, now: queue_rows.declare_tail(connection, now, name, bindings))
         try:
             while True:
-                rows = await self._engine.transact(lambda connection, now: _take(connection, now, name, bindings))
+                rows = await self._engine.transact(
+                    lambda connection, now: queue_rows.take(connection, now, name, bindings)
+                )
                 for row in rows:
                     yield Message(row.routing_key, row.headers, self._sealer.open(row.body))
                 renewed = time.monotonic()
-                while not await self.arrived(name) and time.monotonic() - renewed < _TAIL_SECONDS / 3:
+                while not await self.arrived(name) and time.monotonic() - renewed < queue_rows.TAIL_SECONDS / 3:
                     pass
         finally:
-            await self._engine.transact(
-                lambda connection, _: connection.execute(delete(_queues).where(_queues.c.name == name))
-            )
+            await self._engine.transact(lambda connection, _: queue_rows.forget(connection, name))
 
     async def close(self) -> None:
         """Stop every consumer; what they hold comes again when its lease ends. The engine stays open."""
@@ -147,7 +114,7 @@ class EmbeddedBroker:
             async with asyncio.timeout(_POLL_SECONDS):
                 await arrival.wait()
         except TimeoutError:
-            return await self._engine.read(lambda connection: _anything(connection, queue))
+            return await self._engine.read(lambda connection: queue_rows.anything(connection, queue))
         arrival.clear()
         return True
 
@@ -234,7 +201,7 @@ class _Consumer:
     async def _claim(self, room: int) -> "list[_Delivery]":
         receipt = uuid.uuid4().hex
         rows = await self._engine.transact(
-            lambda connection, now: _claim(connection, now, self._queue, room, receipt, self._lease)
+            lambda connection, now: queue_rows.claim(connection, now, self._queue, room, receipt, self._lease)
         )
         claimed = []
         for row in rows:
@@ -244,7 +211,7 @@ class _Consumer:
                 _log.error("message_not_opened", queue=self._queue, message=row.id, problem=str(error))
                 with contextlib.suppress(Unavailable):  # then its lease runs out, which is as good
                     await self._engine.transact(
-                        lambda connection, now, row=row: _postpone(connection, now, row.id, _UNOPENED_SECONDS)  # type: ignore[misc]
+                        lambda connection, now, row=row: queue_rows.postpone(connection, now, row.id, _UNOPENED_SECONDS)  # type: ignore[misc]
                     )
                 continue
             delivery = _Delivery(self, row, receipt, self._queue, body)
@@ -266,7 +233,7 @@ class _Consumer:
             try:
                 await self._engine.transact(
                     lambda connection, now, held=held: connection.execute(  # type: ignore[misc]
-                        _RENEW, [row | {"until": now + self._lease} for row in held]
+                        queue_rows.RENEW, [row | {"until": now + self._lease} for row in held]
                     )
                 )
             except Unavailable as error:
@@ -301,7 +268,7 @@ class _Delivery:
 
     async def ack(self) -> None:
         """See the port."""
-        statement = delete(_messages).where(*self._mine())
+        statement = delete(queue_rows.messages).where(*self._mine())
         await self._consumer.settle(self, lambda connection, _: connection.execute(statement), None)
 
     async def retry(self, after: float, *, counted: bool = True) -> None:
@@ -309,7 +276,7 @@ class _Delivery:
         await self._consumer.settle(
             self,
             lambda connection, now: connection.execute(
-                update(_messages)
+                update(queue_rows.messages)
                 .where(*self._mine())
                 .values(
                     visible_at=now + after,
@@ -326,125 +293,14 @@ class _Delivery:
         await self._consumer.settle(
             self,
             lambda connection, now: connection.execute(
-                update(_messages).where(*self._mine()).values(**self._parked(reason, now))
+                update(queue_rows.messages).where(*self._mine()).values(**self._parked(reason, now))
             ),
             topics.DEAD_LETTERS,
         )
 
     def _mine(self) -> tuple[Any, ...]:
-        return _messages.c.id == self.row_id, _messages.c.receipt == self.receipt
+        return queue_rows.messages.c.id == self.row_id, queue_rows.messages.c.receipt == self.receipt
 
     def _parked(self, reason: str, now: float) -> dict[str, Any]:
         headers = parked_headers(self._message, reason, self._queue, self._attempts, now)
-        return _in_dead_letters(headers, now)
-
-
-def _in_dead_letters(headers: dict[str, str], now: float) -> dict[str, Any]:
-    return {
-        "queue": topics.DEAD_LETTERS,
-        "headers": headers,
-        "visible_at": now,
-        "attempts": 0,
-        "deliveries": 0,
-        "receipt": None,
-    }
-
-
-_RENEW: Final = (
-    update(_messages)
-    .where(_messages.c.id == bindparam("row"), _messages.c.receipt == bindparam("held"))
-    .values(visible_at=bindparam("until"))
-)
-
-
-def _declare(connection: Connection, topology: Topology) -> None:
-    ours = [queue.name for queue in topology.queues]
-    names = [{"name": name, "expires_at": None} for name in ours]
-    connection.execute(sqlite.insert(_queues).on_conflict_do_nothing(), names)
-    # A binding that is no longer wanted would keep filling its queue.
-    connection.execute(delete(_bindings).where(_bindings.c.queue.in_(ours)))
-    _bind(connection, ((queue.name, queue.bindings) for queue in topology.queues))
-
-
-def _declare_tail(connection: Connection, now: float, name: str, bindings: tuple[Binding, ...]) -> None:
-    connection.execute(insert(_queues).values(name=name, expires_at=now + _TAIL_SECONDS))
-    _bind(connection, [(name, bindings)])
-
-
-def _bind(connection: Connection, queues: Iterable[tuple[str, tuple[Binding, ...]]]) -> None:
-    rows = [
-        {"exchange": binding.exchange, "pattern": binding.pattern, "queue": name}
-        for name, bindings in queues
-        for binding in bindings
-    ]
-    if rows:
-        connection.execute(insert(_bindings), rows)
-
-
-def _publish(connection: Connection, now: float, exchange: str, message: Message, body: bytes) -> frozenset[str]:
-    """Put a copy into each queue that is bound for it; the queues reached."""
-    found = connection.execute(
-        select(_bindings.c.queue, _bindings.c.pattern, _queues.c.expires_at)
-        .join(_queues, _queues.c.name == _bindings.c.queue)
-        .where(_bindings.c.exchange == exchange)
-    ).all()
-    reached = set()
-    for queue, pattern, expires_at in found:
-        if expires_at is not None and expires_at < now:
-            connection.execute(delete(_queues).where(_queues.c.name == queue))
-        elif topics.matches(pattern, message.routing_key):
-            reached.add(queue)
-    if reached:
-        row = {
-            "routing_key": message.routing_key,
-            "headers": dict(message.headers),
-            "body": body,
-            "visible_at": now,
-            "attempts": 0,
-            "deliveries": 0,
-        }
-        connection.execute(insert(_messages), [row | {"queue": queue} for queue in sorted(reached)])
-    return frozenset(reached)
-
-
-def _anything(connection: Connection, queue: str) -> bool:
-    visible = select(_messages.c.id).where(_messages.c.queue == queue, _messages.c.visible_at <= time.time())
-    return connection.execute(visible.limit(1)).first() is not None
-
-
-def _claim(connection: Connection, now: float, queue: str, room: int, receipt: str, lease: float) -> list[Row[Any]]:
-    visible = (
-        select(_messages.c.id)
-        .where(_messages.c.queue == queue, _messages.c.visible_at <= now)
-        .order_by(_messages.c.visible_at, _messages.c.id)
-        .limit(room)
-    )
-    rows = connection.execute(
-        update(_messages)
-        .where(_messages.c.id.in_(visible))
-        .values(visible_at=now + lease, receipt=receipt, deliveries=_messages.c.deliveries + 1)
-        .returning(*_messages.c)
-    ).all()
-    for row in rows:
-        if row.deliveries > MOST_DELIVERIES:
-            parked = parked_headers(
-                Message(row.routing_key, row.headers, b""), "delivery_limit", queue, row.attempts, now
-            )
-            connection.execute(
-                update(_messages).where(_messages.c.id == row.id).values(**_in_dead_letters(parked, now))
-            )
-    return sorted((row for row in rows if row.deliveries <= MOST_DELIVERIES), key=lambda row: row.id)
-
-
-def _postpone(connection: Connection, now: float, row_id: int, seconds: float) -> None:
-    connection.execute(
-        update(_messages).where(_messages.c.id == row_id).values(visible_at=now + seconds, deliveries=0, receipt=None)
-    )
-
-
-def _take(connection: Connection, now: float, queue: str, bindings: tuple[Binding, ...]) -> list[Row[Any]]:
-    still_read = update(_queues).where(_queues.c.name == queue).values(expires_at=now + _TAIL_SECONDS)
-    if connection.execute(still_read).rowcount == 0:  # this process stood still, and the queue was forgotten
-        _declare_tail(connection, now, queue, bindings)
-    mine = delete(_messages).where(_messages.c.queue == queue)
-    return sorted(connection.execute(mine.returning(*_messages.c)).all(), key=lambda row: row.id)
+        return queue_rows.in_dead_letters(headers, now)

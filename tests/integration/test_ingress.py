@@ -18,8 +18,8 @@ from ingress.customers import Sender
 from ingress.receive import Reception
 from shared import topics
 from shared.broker import Broker
+from shared.configuration import load as load_settings
 from shared.settings import Settings
-from shared.settings import load as load_settings
 from tests.brokers import Hands, OpenBroker, embedded, emptied, rabbitmq
 from tests.webhooks import envelope, public_key, sign
 

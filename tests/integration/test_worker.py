@@ -156,7 +156,7 @@ async def test_a_customer_whose_api_hangs_does_not_hold_up_another(tmp_path: Pat
 
 
 async def test_a_quiet_tail_goes_on_hearing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.embedded._TAIL_SECONDS", 0.3)
+    monkeypatch.setattr("shared.queue_rows.TAIL_SECONDS", 0.3)
     async with embedded(tmp_path / "broker.db")() as broker:
         tail = broker.tail((Binding(topics.OUTCOMES, "#"),))
         heard = asyncio.ensure_future(anext(tail))

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from cli.main import app
 from shared import metrics
-from shared.settings import CustomerSettings, Limits, Settings, Subscription, load
+from shared.configuration import load
+from shared.settings import CustomerSettings, Limits, Settings, Subscription
 from worker import policy
 from worker.assignment import State
 from worker.policy import PolicyError

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from shared.configuration import load
 from shared.errors import ConfigurationError
-from shared.settings import Settings, load
+from shared.settings import Settings
 
 SECRET = "s3cr3t-canary"
 CUSTOMER = '[customers.acme]\npublic_keys = ["acme.pem"]\nclient_id = "id"\nclient_secret = "s3cr3t-canary"\n'

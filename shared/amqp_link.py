@@ -1,0 +1,146 @@
+"""One AMQP connection kept open: several addresses in turn, jitter, a start without a broker.
+
+Why not `connect_robust`: docs/decisions/0005-rabbitmq.md.
+"""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Literal
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelPreconditionFailed
+from yarl import URL
+
+LOSSES: Final = (TimeoutError, asyncio.CancelledError, *CONNECTION_EXCEPTIONS)
+_HEARTBEAT_SECONDS: Final = 5  # a black hole is noticed after (5 + 1) * 3 s
+_CONNECT_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 5.0  # how often the topology is made sure of
+_SLOWEST_RECONNECT: Final = 5.0
+
+_log = structlog.get_logger("broker")
+
+
+class Link:
+    """One connection, opened again whenever it is lost, by turns to each of the addresses."""
+
+    def __init__(
+        self, name: str, urls: Sequence[str], prepare: Callable[[AbstractConnection], Awaitable[None]]
+    ) -> None:
+        self._name = name
+        self._urls = [_with_heartbeat(url) for url in urls]
+        self._prepare = prepare
+        self._connection: AbstractConnection | None = None
+        self._up = asyncio.Event()
+        self._look = asyncio.Event()
+        self._prepared = asyncio.Event()
+        self._problem: str | None = "not connected yet"
+        self._task = asyncio.create_task(self._keep(), name=f"amqp {name}")
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no usable connection now; None where there is one."""
+        return "the connection is kept no more" if self._task.done() else self._problem
+
+    async def connection(self) -> AbstractConnection:
+        """The open connection; waits for one."""
+        await self._up.wait()
+        assert self._connection is not None
+        return self._connection
+
+    def look_now(self) -> None:
+        """Have the topology declared and the consumers started soon, rather than at the next look."""
+        self._look.set()
+
+    async def prepare_again(self) -> None:
+        """Have the topology declared now, and wait until it was."""
+        self._prepared.clear()
+        self._look.set()
+        await self._prepared.wait()
+
+    async def close(self) -> None:
+        """Close the connection and open none any more."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await self._let_go()
+
+    async def _keep(self) -> None:
+        failures = 0
+        for url in itertools.cycle(self._urls):
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    self._connection = await aio_pika.connect(
+                        url, client_properties={"connection_name": f"vectorcare-receiver {self._name}"}
+                    )
+                    await self._prepare(self._connection)
+            except LOSSES as error:
+                raise_if_asked_to_stop()
+                self._problem = describe(error)
+                _log.warning("broker_unreachable", link=self._name, host=url.host, problem=self._problem)
+                await self._let_go()
+                failures += 1
+                slowest = min(_SLOWEST_RECONNECT, 0.1 * 2 ** min(failures, 10))
+                await asyncio.sleep(slowest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                continue
+            failures = 0
+            _log.info("broker_connected", link=self._name, host=url.host)
+            await self._watch(self._connection)
+            _log.warning("broker_lost", link=self._name, host=url.host)
+            await self._let_go()
+
+    async def _watch(self, connection: AbstractConnection) -> None:
+        """Until the connection is lost; the topology is declared again every few seconds, in case it went."""
+        # connection.closed() tells only of a close of ours, so this listens for the others.
+        closed: asyncio.Future[Literal[True]] = asyncio.get_running_loop().create_future()
+        connection.close_callbacks.add(lambda *_: None if closed.done() else closed.set_result(True))
+        self._problem = None
+        self._up.set()
+        while not closed.done():
+            self._prepared.set()
+            look = asyncio.create_task(self._look.wait())
+            await asyncio.wait([closed, look], timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            look.cancel()
+            self._look.clear()
+            if closed.done():
+                return
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await self._prepare(connection)
+                self._problem = None
+            except LOSSES as error:
+                raise_if_asked_to_stop()
+                self._problem = describe(error)
+                _log.error("topology_not_declared", link=self._name, problem=self._problem)
+
+    async def _let_go(self) -> None:
+        self._up.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._problem = self._problem or "the connection was lost"
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await connection.close()
+            except LOSSES:
+                raise_if_asked_to_stop()
+
+
+def _with_heartbeat(url: str) -> URL:
+    parsed = URL(url)
+    return parsed if "heartbeat" in parsed.query else parsed.update_query(heartbeat=_HEARTBEAT_SECONDS)
+
+
+def raise_if_asked_to_stop() -> None:
+    """A stalled broker ends what waits for it with a cancellation that nobody asked for; this tells it from ours."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def describe(error: BaseException) -> str:
+    """An error's kind and, where RabbitMQ says it, which object has other arguments; never a URL or a body."""
+    if isinstance(error, ChannelPreconditionFailed):
+        return f"the topology on the broker has other arguments: {error}"
+    return type(error).__name__

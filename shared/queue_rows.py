@@ -1,0 +1,164 @@
+"""The embedded broker's tables and the statements on them; plain functions of a connection, see `shared.engine`."""
+
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    Float,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import sqlite
+
+from shared import topics
+from shared.broker import Binding, Message, Topology
+from shared.parking import parked_headers
+
+TAIL_SECONDS: Final = 30.0  # a tail that died is forgotten after this
+MOST_DELIVERIES: Final = 20  # of one message without a settlement; RabbitMQ 4's own default
+
+_metadata: Final = MetaData()
+queues: Final = Table("queues", _metadata, Column("name", Text), Column("expires_at", Float))
+bound: Final = Table("bindings", _metadata, Column("exchange", Text), Column("pattern", Text), Column("queue", Text))
+messages: Final = Table(
+    "messages",
+    _metadata,
+    Column("id", Integer, primary_key=True),
+    Column("queue", Text),
+    Column("routing_key", Text),
+    Column("headers", JSON),
+    Column("body", LargeBinary),
+    Column("visible_at", Float),
+    Column("attempts", Integer),
+    Column("deliveries", Integer),
+    Column("receipt", Text),
+)
+
+RENEW: Final = (
+    update(messages)
+    .where(messages.c.id == bindparam("row"), messages.c.receipt == bindparam("held"))
+    .values(visible_at=bindparam("until"))
+)
+
+
+def in_dead_letters(headers: dict[str, str], now: float) -> dict[str, Any]:
+    return {
+        "queue": topics.DEAD_LETTERS,
+        "headers": headers,
+        "visible_at": now,
+        "attempts": 0,
+        "deliveries": 0,
+        "receipt": None,
+    }
+
+
+def declare(connection: Connection, topology: Topology) -> None:
+    """Make the queues exist, bound as the topology says and not otherwise."""
+    ours = [queue.name for queue in topology.queues]
+    names = [{"name": name, "expires_at": None} for name in ours]
+    connection.execute(sqlite.insert(queues).on_conflict_do_nothing(), names)
+    # A binding that is no longer wanted would keep filling its queue.
+    connection.execute(delete(bound).where(bound.c.queue.in_(ours)))
+    _bind(connection, ((queue.name, queue.bindings) for queue in topology.queues))
+
+
+def declare_tail(connection: Connection, now: float, name: str, bindings: tuple[Binding, ...]) -> None:
+    """A queue that is forgotten when nobody takes from it any more."""
+    connection.execute(insert(queues).values(name=name, expires_at=now + TAIL_SECONDS))
+    _bind(connection, [(name, bindings)])
+
+
+def _bind(connection: Connection, queues: Iterable[tuple[str, tuple[Binding, ...]]]) -> None:
+    rows = [
+        {"exchange": binding.exchange, "pattern": binding.pattern, "queue": name}
+        for name, bindings in queues
+        for binding in bindings
+    ]
+    if rows:
+        connection.execute(insert(bound), rows)
+
+
+def forget(connection: Connection, queue: str) -> None:
+    """Delete a queue with its bindings and messages."""
+    connection.execute(delete(queues).where(queues.c.name == queue))
+
+
+def publish(connection: Connection, now: float, exchange: str, message: Message, body: bytes) -> frozenset[str]:
+    """Put a copy into each queue that is bound for it; the queues reached."""
+    found = connection.execute(
+        select(bound.c.queue, bound.c.pattern, queues.c.expires_at)
+        .join(queues, queues.c.name == bound.c.queue)
+        .where(bound.c.exchange == exchange)
+    ).all()
+    reached = set()
+    for queue, pattern, expires_at in found:
+        if expires_at is not None and expires_at < now:
+            connection.execute(delete(queues).where(queues.c.name == queue))
+        elif topics.matches(pattern, message.routing_key):
+            reached.add(queue)
+    if reached:
+        row = {
+            "routing_key": message.routing_key,
+            "headers": dict(message.headers),
+            "body": body,
+            "visible_at": now,
+            "attempts": 0,
+            "deliveries": 0,
+        }
+        connection.execute(insert(messages), [row | {"queue": queue} for queue in sorted(reached)])
+    return frozenset(reached)
+
+
+def anything(connection: Connection, queue: str) -> bool:
+    """Whether something in the queue is visible now."""
+    visible = select(messages.c.id).where(messages.c.queue == queue, messages.c.visible_at <= time.time())
+    return connection.execute(visible.limit(1)).first() is not None
+
+
+def claim(connection: Connection, now: float, queue: str, room: int, receipt: str, lease: float) -> list[Row[Any]]:
+    visible = (
+        select(messages.c.id)
+        .where(messages.c.queue == queue, messages.c.visible_at <= now)
+        .order_by(messages.c.visible_at, messages.c.id)
+        .limit(room)
+    )
+    rows = connection.execute(
+        update(messages)
+        .where(messages.c.id.in_(visible))
+        .values(visible_at=now + lease, receipt=receipt, deliveries=messages.c.deliveries + 1)
+        .returning(*messages.c)
+    ).all()
+    for row in rows:
+        if row.deliveries > MOST_DELIVERIES:
+            parked = parked_headers(
+                Message(row.routing_key, row.headers, b""), "delivery_limit", queue, row.attempts, now
+            )
+            connection.execute(update(messages).where(messages.c.id == row.id).values(**in_dead_letters(parked, now)))
+    return sorted((row for row in rows if row.deliveries <= MOST_DELIVERIES), key=lambda row: row.id)
+
+
+def postpone(connection: Connection, now: float, row_id: int, seconds: float) -> None:
+    connection.execute(
+        update(messages).where(messages.c.id == row_id).values(visible_at=now + seconds, deliveries=0, receipt=None)
+    )
+
+
+def take(connection: Connection, now: float, queue: str, bindings: tuple[Binding, ...]) -> list[Row[Any]]:
+    still_read = update(queues).where(queues.c.name == queue).values(expires_at=now + TAIL_SECONDS)
+    if connection.execute(still_read).rowcount == 0:  # this process stood still, and the queue was forgotten
+        declare_tail(connection, now, queue, bindings)
+    mine = delete(messages).where(messages.c.queue == queue)
+    return sorted(connection.execute(mine.returning(*messages.c)).all(), key=lambda row: row.id)
