@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 import aiohttp
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cli.house import open_house
 from ingress import app as ingress_app
@@ -21,13 +23,22 @@ from worker.token import Token, TokenRefused
 _BROKER_SECONDS = 5.0
 
 
+class Weight(StrEnum):
+    """What a finding means for the exit status, and its colour."""
+
+    OK = "green"
+    WARNING = "yellow"
+    TROUBLE = "red"  # 1: something does not answer as it should
+    CONFIGURATION = "bold red"  # 2: a person must mend the configuration
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One row: what was looked at, and what is wrong with it. `configuration` problems exit with 2, others with 1."""
+    """One row: what was looked at, and what was found."""
 
     what: str
-    problem: str | None = None
-    configuration: bool = False
+    result: str = "ok"
+    weight: Weight = Weight.OK
 
 
 def check(configuration: Callable[[], Settings], *, offline: bool) -> int:
@@ -35,12 +46,12 @@ def check(configuration: Callable[[], Settings], *, offline: bool) -> int:
     findings = asyncio.run(_findings(configuration, offline=offline))
     table = Table("what", "result", title="vectorcare-receiver check", title_justify="left")
     for finding in findings:
-        result = f"[red]{escape(finding.problem)}[/red]" if finding.problem else "[green]ok[/green]"
-        table.add_row(escape(finding.what), result)
+        table.add_row(escape(finding.what), Text(finding.result, finding.weight.value))
     Console().print(table)
-    if any(finding.configuration and finding.problem for finding in findings):
+    weights = {finding.weight for finding in findings}
+    if Weight.CONFIGURATION in weights:
         return 2
-    return 1 if any(finding.problem for finding in findings) else 0
+    return 1 if Weight.TROUBLE in weights else 0
 
 
 async def _findings(configuration: Callable[[], Settings], *, offline: bool) -> list[Finding]:
@@ -50,14 +61,14 @@ async def _findings(configuration: Callable[[], Settings], *, offline: bool) -> 
         _ = settings.store_file
         ingress_app.tls(settings)
     except ConfigurationError as error:
-        return [Finding(problem.place, problem.message, configuration=True) for problem in error.problems]
+        return [Finding(problem.place, problem.message, Weight.CONFIGURATION) for problem in error.problems]
     served, problems = customers(settings)
     _, receiving = senders(settings)
     findings = [Finding("configuration")]
     if not settings.declared:
-        findings.append(Finding("customers", "there are none: add [customers.ID]", configuration=True))
+        findings.append(Finding("customers", "there are none: add [customers.ID]", Weight.CONFIGURATION))
     findings += [
-        Finding(problem.place, f"{problem.message} (this customer is disabled)", configuration=True)
+        Finding(problem.place, f"{problem.message} (this customer is disabled)", Weight.CONFIGURATION)
         for problem in dict.fromkeys([*problems, *receiving])
     ]
     findings += [_warning(problem) for problem in settings.warnings]
@@ -69,7 +80,11 @@ async def _findings(configuration: Callable[[], Settings], *, offline: bool) -> 
 
 
 def _warning(problem: Problem) -> Finding:
-    return Finding(f"{problem.place} (warning)", problem.message)
+    return Finding(problem.place, problem.message, Weight.WARNING)
+
+
+def _trouble(what: str, problem: str | None) -> Finding:
+    return Finding(what, problem, Weight.TROUBLE) if problem else Finding(what)
 
 
 async def _broker_and_store(settings: Settings) -> list[Finding]:
@@ -78,9 +93,9 @@ async def _broker_and_store(settings: Settings) -> list[Finding]:
             deadline = asyncio.get_running_loop().time() + _BROKER_SECONDS
             while house.broker.problem and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a deadline
                 await asyncio.sleep(0.05)
-            return [Finding("store"), Finding("broker", house.broker.problem)]
+            return [Finding("store"), _trouble("broker", house.broker.problem)]
     except ReceiverError as error:
-        return [Finding("broker and store", str(error))]
+        return [_trouble("broker and store", str(error))]
 
 
 async def _credentials(customer: Customer) -> Finding:
@@ -90,5 +105,5 @@ async def _credentials(customer: Customer) -> Finding:
         try:
             await token.get()
         except TokenRefused as refused:
-            return Finding(what, str(refused))
+            return _trouble(what, str(refused))
     return Finding(what)

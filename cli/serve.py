@@ -51,6 +51,8 @@ async def serving(settings: Settings, *, receives: bool, roles: Collection[str])
     """Start, and at the end take nothing more, finish what is in hand, and close, in that order."""
     for problem in settings.warnings:
         _log.warning("configuration_warning", place=problem.place, problem=problem.message)
+    if not settings.declared:
+        _log.error("no_customers", problem="no customer is configured, so every webhook is refused")
     if receives:
         ingress_app.tls(settings)  # before anything is opened
     async with contextlib.AsyncExitStack() as stack:

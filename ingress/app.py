@@ -9,6 +9,7 @@ from ingress.receive import Reception, receive
 from shared.errors import ConfigurationError, Problem
 from shared.settings import IngressSettings, Settings
 
+_IDLE_SECONDS: Final = 30.0  # of a connection on which nothing, or half a header, has come
 _RECEPTION: Final[web.AppKey[Reception]] = web.AppKey("reception")
 
 
@@ -24,9 +25,11 @@ async def listen(reception: Reception, settings: Settings) -> web.AppRunner:
         access_log=None,  # it would hold the query string, and with it the token
         handler_cancellation=False,  # a sender that hangs up must not stop a publish half-way
         shutdown_timeout=part.drain_seconds,
+        auto_decompress=False,  # the signature covers the bytes as they came
+        keepalive_timeout=_IDLE_SECONDS,
     )
     await runner.setup()
-    await web.TCPSite(runner, part.host, part.port, ssl_context=tls(settings), backlog=1024).start()
+    await web.TCPSite(runner, part.host, part.port, ssl_context=tls(settings), backlog=128).start()
     return runner
 
 

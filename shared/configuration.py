@@ -49,13 +49,13 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
         Problem("subscriptions", f"there are two named {name}") for name in _doubled(tree.get("subscriptions"))
     ]
     settings = _validated(Settings, {key: tree[key] for key in tree if key not in unknown}, "", variables, problems)
+    good, customer_problems = _customers(customers, folder, variables, warnings)
     if problems or settings is None:
-        raise ConfigurationError(problems)
+        raise ConfigurationError([*problems, *customer_problems])
     for number, key in enumerate(settings.store.encryption_key_files):
         warnings += _readable_by_others(f"store.encryption_key_files[{number}]", folder / key)
     if file and _holds_secrets(customers):
         warnings += _readable_by_others(str(file), file)
-    good, customer_problems = _customers(customers, folder, variables, warnings)
     return settings.model_copy(
         update={
             "customers": good,
@@ -84,6 +84,8 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise ConfigurationError([Problem(str(file), "is not UTF-8 text")]) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError([Problem(str(file), f"is not TOML: {error}")]) from None
+    except RecursionError:
+        raise ConfigurationError([Problem(str(file), "is nested too deeply")]) from None
 
 
 def _overlay(tree: dict[str, Any], environ: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
@@ -199,8 +201,11 @@ def _problem(model: type[Part], place: str, detail: ErrorDetails, variables: dic
     path = ".".join(steps)
     if detail["type"] == "extra_forbidden":
         return _misspelt(path, _siblings(model, [str(step) for step in detail["loc"]]), variables.get(path))
-    message = {"missing": "is required"}.get(detail["type"], detail["msg"].removeprefix("Value error, "))
-    return Problem(variables.get(path, path), message[:1].lower() + message[1:])
+    message = {"missing": "is required", "tuple_type": "must be a list"}.get(detail["type"], detail["msg"])
+    message = message.removeprefix("Value error, ")
+    if message.startswith("Input"):
+        message = message[:1].lower() + message[1:]
+    return Problem(variables.get(path, path), message)
 
 
 def _siblings(model: type[Part], steps: list[str]) -> set[str]:

@@ -7,14 +7,16 @@ library's line by its template without the arguments, because those may hold a p
 import logging
 import sys
 import traceback
+from collections import Counter
 from collections.abc import MutableMapping
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import orjson
 import structlog
 
 Line = MutableMapping[str, Any]
+_MOST_OF_A_PLACE: Final = 10
 
 
 def configure(stream: TextIO = sys.stderr, *, level: int = logging.INFO) -> None:
@@ -37,15 +39,27 @@ def configure(stream: TextIO = sys.stderr, *, level: int = logging.INFO) -> None
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    handler = _Templates()
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[_Templates()], level=logging.WARNING, force=True)
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it says of a lost connection, the link says once
     logging.captureWarnings(capture=True)
 
 
 class _Templates(logging.Handler):
-    """Passes a library's log record on without its arguments."""
+    """Passes a library's log record on without its arguments; of one place, so many a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._minute = 0
+        self._seen: Counter[str] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """See the class."""
+        minute = int(record.created // 60)
+        if minute != self._minute:
+            self._minute, self._seen = minute, Counter()
+        self._seen[f"{record.module}:{record.lineno}"] += 1
+        if self._seen[f"{record.module}:{record.lineno}"] > _MOST_OF_A_PLACE:
+            return
         template = record.msg if isinstance(record.msg, str) and record.args else None
         structlog.get_logger("library").warning(
             "library_log",

@@ -70,7 +70,8 @@ class Home:
         return f"http://127.0.0.1:{self.port}/webhook?customer_id={name}" + (f"&token={token}" if token else "")
 
     def write(self, more: str = "") -> None:
-        """Write receiver.toml."""
+        """Write receiver.toml, for its owner alone."""
+        self.file.touch(mode=0o600)
         self.file.write_text("\n".join([*self._parts, more]))
 
 

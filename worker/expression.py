@@ -15,6 +15,8 @@ import cel
 
 Path = tuple[str, ...]
 
+LONGEST_LOOP: Final = 1000  # elements; CEL can't be interrupted, and everybody waits for it
+_LONGEST_PATH: Final = 16
 LONGEST: Final = 2048  # characters; a chain of 20,000 terms crashes the CEL library
 GUARDS: Final[Mapping[str, Callable[..., Any]]] = {
     "known": lambda value: value is not None,
@@ -47,11 +49,13 @@ class BadExpression(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A compiled condition. `mentions` are the fields that it reads unasked, `asks` those behind a guard."""
+    """A compiled condition. `mentions` are the fields that it reads unasked, `asks` those behind a guard; `loops` says
+    whether it goes through a list's elements."""
 
     source: str
     mentions: frozenset[Path]
     asks: frozenset[Path]
+    loops: bool
     program: cel.Program = field(repr=False, compare=False)
 
     @property
@@ -101,7 +105,9 @@ def parse(source: str, variables: Iterable[str], whole: Iterable[str]) -> Expres
     functions = {name for name in program.functions() if name.isidentifier() and not name.startswith("_")}
     if functions - _FUNCTIONS:
         raise BadExpression(f"calls {_listed(functions - _FUNCTIONS)}; there are {_listed(_FUNCTIONS)}")
-    return Expression(source, frozenset(found.mentions), frozenset(found.asks), program)
+    if any(len(path) > _LONGEST_PATH for path in found.mentions | found.asks):
+        raise BadExpression(f"names a field more than {_LONGEST_PATH} levels deep")
+    return Expression(source, frozenset(found.mentions), frozenset(found.asks), bool(found.bound), program)
 
 
 class _Reading:

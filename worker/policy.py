@@ -18,7 +18,7 @@ import cel
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator
 
 from shared.event import Event
-from worker.expression import GUARDS, BadExpression, Expression, Path, parse
+from worker.expression import GUARDS, LONGEST_LOOP, BadExpression, Expression, Path, parse
 
 LONGEST_NOTES: Final = 450  # characters, VectorCare's limit for response_notes
 VARIABLES: Final = ("request", "event", "lead_minutes", "local", "lists")
@@ -88,6 +88,9 @@ class Policy:
             if unknown:
                 reads = ".".join(unknown[0])
                 return _held(Reason.UNKNOWN_FIELD, f"rule {rule.name!r} reads {reads}, which is not known", rule.name)
+            if rule.when.loops and any(_is_too_long(_value(values, path)) for path in rule.when.reads):
+                reason = f"rule {rule.name!r} loops over more than {LONGEST_LOOP} elements"
+                return _held(Reason.POLICY_ERROR, reason, rule.name)
             try:
                 matches = rule.when.evaluate(context)
             except BadExpression as error:
@@ -183,9 +186,9 @@ def load(file: File) -> Policy:
     try:
         return read(file.read_text("utf-8"))
     except OSError as error:
-        raise PolicyError([(file.name, f"can't be read: {error.strerror}")]) from None
+        raise PolicyError([("file", f"can't be read: {error.strerror}")]) from None
     except UnicodeDecodeError:
-        raise PolicyError([(file.name, "is not UTF-8 text")]) from None
+        raise PolicyError([("file", "is not UTF-8 text")]) from None
 
 
 def read(text: str) -> Policy:
@@ -194,6 +197,8 @@ def read(text: str) -> Policy:
         parsed = _File.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise PolicyError([("file", f"is not TOML: {error}")]) from None
+    except RecursionError:
+        raise PolicyError([("file", "is nested too deeply")]) from None
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         raise PolicyError([_problem(detail["loc"], detail["msg"]) for detail in details]) from None
@@ -271,6 +276,12 @@ def _value(values: Mapping[str, Any], path: Path) -> Any:
             return None
         node = node.get(step)
     return node
+
+
+def _is_too_long(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return len(value) > LONGEST_LOOP or any(_is_too_long(inner) for inner in value.values())
+    return isinstance(value, list) and (len(value) > LONGEST_LOOP or any(_is_too_long(inner) for inner in value))
 
 
 def _has_null(value: Any) -> bool:

@@ -92,7 +92,8 @@ class Token:
             ):
                 content = await limited_body(response)
         except (TimeoutError, aiohttp.ClientError, Broken) as error:
-            raise TokenRefused(f"the token endpoint can't be reached ({type(error).__name__})") from None
+            how = "no answer in time" if isinstance(error, TimeoutError) else "the connection failed"
+            raise TokenRefused(f"the token endpoint can't be reached: {how}") from None
         if response.status != 200:
             raise TokenRefused(f"the token endpoint answered {response.status}")
         try:

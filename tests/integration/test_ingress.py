@@ -169,10 +169,37 @@ async def test_what_is_not_verified_is_refused_and_never_published(
     assert "for-birch" not in logged
 
 
-async def test_a_body_that_is_not_encoded_as_it_says_is_refused(ingress: Ingress) -> None:
-    answer = await ingress.post(body(), headers={"Content-Encoding": "gzip"})
-    assert answer.status == 401
-    assert (await ingress.post(body())).status == 202
+@pytest.mark.parametrize("encoding", ["gzip", "br", "nonsense"])
+async def test_the_bytes_that_were_signed_are_the_bytes_that_came_whatever_their_encoding_says(
+    ingress: Ingress, encoding: str
+) -> None:
+    answer = await ingress.post(body(), headers={"Content-Encoding": encoding})
+    assert answer.status == 202
+    assert (await ingress.published())[1] == body()
+
+
+async def first_line(ingress: Ingress, query: str, length: int, start: bytes) -> bytes:
+    """What is answered to a request that promises `length` bytes and sends `start`."""
+    host, _, port = ingress.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = (
+        f"POST /webhook?{query} HTTP/1.1\r\nHost: x\r\nX-VectorCare-Signature: QUJD\r\nContent-Length: {length}\r\n\r\n"
+    )
+    writer.write(head.encode() + start)
+    try:
+        return await asyncio.wait_for(reader.readline(), 5)
+    finally:
+        writer.close()
+
+
+async def test_a_body_that_does_not_come_is_answered_in_time(ingress: Ingress, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingress.receive.BODY_WITHIN", 0.3)
+    assert b" 408 " in await first_line(ingress, "customer_id=acme", 9, b"half")
+
+
+@pytest.mark.parametrize("query", ["customer_id=acme", "customer_id=nobody"])
+async def test_a_stranger_learns_no_customer_from_the_size_that_is_refused(ingress: Ingress, query: str) -> None:
+    assert b" 413 " in await first_line(ingress, query, LIMIT + 1, b"")
 
 
 async def test_every_401_is_one_and_the_same_answer(ingress: Ingress) -> None:

@@ -255,6 +255,19 @@ def test_a_pickup_at_the_end_of_time_is_not_known() -> None:
     assert decision.reason_code is Reason.UNKNOWN_FIELD
 
 
+def test_a_loop_over_a_very_long_list_holds_at_once() -> None:
+    began = time.perf_counter()
+    decision = decide("request.l.all(a, a in request.l)", {"l": list(range(20_000))})
+    assert (decision.verdict, decision.reason_code) == (Verdict.HOLD, Reason.POLICY_ERROR)
+    assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize("text", ["x=" + "[" * 5000, f"[[rules]]\nname='a'\nthen='hold'\nwhen='request{'.a' * 500}'"])
+def test_a_policy_that_is_nested_too_deeply_is_refused(text: str) -> None:
+    with pytest.raises(PolicyError):
+        policy.read(text)
+
+
 def test_two_loops_beside_each_other_are_fine() -> None:
     when = "request.l.exists(a, a == 1) || request.l.exists(b, b == 2)"
     assert decide(when, {"l": [2]}).verdict is Verdict.ACCEPT
