@@ -13,6 +13,7 @@ import aio_pika
 import structlog
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelPreconditionFailed
+from pamqp.common import FieldTable
 from yarl import URL
 
 LOSSES: Final = (TimeoutError, asyncio.CancelledError, *CONNECTION_EXCEPTIONS)
@@ -70,12 +71,14 @@ class Link:
     async def _keep(self) -> None:
         failures = 0
         for url in itertools.cycle(self._urls):
+            # Made before it connects and closed in any case: a Connection that was not closed closes itself when it is
+            # collected, in whatever thread that happens.
+            properties: FieldTable = {"connection_name": f"vectorcare-receiver {self._name}"}
+            connection = self._connection = aio_pika.Connection(url, client_properties=properties)
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
-                    self._connection = await aio_pika.connect(
-                        url, client_properties={"connection_name": f"vectorcare-receiver {self._name}"}
-                    )
-                    await self._prepare(self._connection)
+                    await connection.connect()
+                    await self._prepare(connection)
             except LOSSES as error:
                 raise_if_asked_to_stop()
                 self._problem = describe(error)
@@ -87,7 +90,7 @@ class Link:
                 continue
             failures = 0
             _log.info("broker_connected", link=self._name, host=url.host)
-            await self._watch(self._connection)
+            await self._watch(connection)
             _log.warning("broker_lost", link=self._name, host=url.host)
             await self._let_go()
 

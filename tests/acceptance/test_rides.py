@@ -2,18 +2,21 @@
 
 import asyncio
 import contextlib
+import functools
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import aio_pika
 import orjson
 import pytest
+from jsonschema import Draft202012Validator
 
 from sandbox.server import Options, Sandbox
 from shared import topics
-from shared.broker import Binding, Broker, Message
+from shared.broker import Binding, Broker, Delivery, Message
 from shared.signature import parse_public_key, verify
 from tests.brokers import embedded, emptied, rabbitmq, until
 from tests.processes import Home, Process
@@ -22,12 +25,23 @@ REQUESTS = 200
 SOON = (0.0, 1.0, 3.0)  # VectorCare's attempts, sooner than its 8 and 64 s
 
 
+SCHEMA = Draft202012Validator(
+    orjson.loads(resources.files("shared").joinpath("schemas/assignment-1.json").read_bytes())
+)
+
+
 class Subscriber:
     """An independent subscriber: every outcome and every raw webhook, in the order in which they came."""
 
     def __init__(self) -> None:
         self.outcomes: list[dict[str, Any]] = []
         self.webhooks: list[Message] = []
+
+    def outcome(self, body: bytes) -> None:
+        """Keep an outcome, which must be as the published schema says."""
+        outcome = orjson.loads(body)
+        SCHEMA.validate(outcome)
+        self.outcomes.append(outcome)
 
     def states(self) -> dict[tuple[str, str], list[str]]:
         """What was told of each (customer, request); repeats of one revision count once."""
@@ -52,7 +66,7 @@ async def subscribed(broker: Broker) -> AsyncIterator[Subscriber]:
             if message.routing_key == "probe":
                 bound.set()
             elif message.routing_key.startswith("assignment."):
-                subscriber.outcomes.append(orjson.loads(message.body))
+                subscriber.outcome(message.body)
             else:
                 subscriber.webhooks.append(message)
 
@@ -75,7 +89,7 @@ async def subscribed_by_amqp(url: str) -> AsyncIterator[Subscriber]:
     subscriber = Subscriber()
 
     async def outcome(incoming: aio_pika.abc.AbstractIncomingMessage) -> None:
-        subscriber.outcomes.append(orjson.loads(incoming.body))
+        subscriber.outcome(incoming.body)
 
     async def webhook(incoming: aio_pika.abc.AbstractIncomingMessage) -> None:
         headers = {name: str(value) for name, value in incoming.headers.items()}
@@ -181,9 +195,16 @@ async def test_two_customers_with_the_same_request_are_strangers_to_each_other(t
                 assert len(subscriber.webhooks) == before
 
 
-async def test_an_unsigned_message_put_straight_into_a_queue_is_parked_and_not_acted_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["embedded", "rabbitmq"])
+async def test_an_unsigned_message_put_straight_into_a_queue_is_parked_and_not_acted_on(
+    tmp_path: Path, request: pytest.FixtureRequest, kind: str
+) -> None:
+    url = "sqlite:receiver.db"
+    if kind == "rabbitmq":
+        url = request.getfixturevalue("amqp_url")
+        await emptied(url)
     async with Sandbox(Options(seed=4)) as sandbox:
-        home = Home(tmp_path, sandbox)
+        home = Home(tmp_path, sandbox, broker=url)
         home.customer("acme")
         async with Process(home, "run") as process:
             await process.ready()
@@ -197,7 +218,8 @@ async def test_an_unsigned_message_put_straight_into_a_queue_is_parked_and_not_a
                     "data": {},
                 }
             )
-            async with embedded(tmp_path / "receiver.db")() as broker, subscribed(broker) as subscriber:
+            open_broker = rabbitmq(url) if kind == "rabbitmq" else embedded(tmp_path / "receiver.db")
+            async with open_broker() as broker, subscribed(broker) as subscriber:
                 for signature in ("", sandbox.sign("acme", b"another body")):
                     forged = Message(
                         "BROADCAST_RECEIVED.AVAILABLE.acme", {"ce-customerid": "acme", "ce-signature": signature}, body
@@ -237,6 +259,11 @@ def _calls(sandbox: Sandbox, request: str) -> int:
     return sum(call.request_id == request for call in sandbox.record.calls("accept"))
 
 
+def _keep(subscriber: Subscriber, acks: set[asyncio.Task[None]], delivery: Delivery) -> None:
+    subscriber.outcome(delivery.message.body)
+    acks.add(asyncio.create_task(delivery.ack()))
+
+
 @pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
 @pytest.mark.parametrize("how", ["SIGTERM", "kill -9"])
 async def test_stopped_in_the_middle_of_200_broadcasts_nothing_is_lost_or_accepted_twice(
@@ -249,6 +276,7 @@ async def test_stopped_in_the_middle_of_200_broadcasts_nothing_is_lost_or_accept
     async with Sandbox(Options(seed=6, attempt_delays=(0.0, 2.0, 6.0, 6.0))) as sandbox:
         home = Home(tmp_path, sandbox, broker=url)
         home.customer("acme")
+        home.write('[[subscriptions]]\nname = "dispatch"\npattern = "assignment.#"\n')
         async with Process(home, "run") as process:
             await process.ready()
             sending = asyncio.create_task(broadcast(sandbox, REQUESTS, "acme"))
@@ -260,13 +288,20 @@ async def test_stopped_in_the_middle_of_200_broadcasts_nothing_is_lost_or_accept
         async with Process(home, "run") as process:
             await process.ready()
             open_broker = rabbitmq(url) if broker == "rabbitmq" else embedded(tmp_path / "receiver.db")
-            async with open_broker() as watched, subscribed(watched):
+            subscriber = Subscriber()
+            acks: set[asyncio.Task[None]] = set()
+            async with open_broker() as watched:
+                await watched.consume("dispatch", 100, functools.partial(_keep, subscriber, acks))
                 requests = await sending
                 await until(lambda: len(taken(sandbox)) == REQUESTS, 60)
                 await sandbox.idle(60)
+                await until(lambda: subscriber.assigned() == REQUESTS, 60)
+                await asyncio.gather(*acks)
+            assert set(map(tuple, subscriber.states().values())) == {("accepting", "assigned")}
         assert taken(sandbox) == Counter({("acme", each): 1 for each in requests})
         by_event = {attempt.event_id: False for attempt in sandbox.record.webhooks()}
         for attempt in sandbox.record.webhooks():
             by_event[attempt.event_id] |= attempt.response_code == 202
         assert all(by_event.values())
         assert "unexpected_error" not in process.log.read_text()
+        assert '"settled":"park"' not in process.log.read_text()

@@ -197,6 +197,23 @@ async def test_a_paused_broker_ends_a_publish_with_unavailable_in_time_and_nothi
                 return
 
 
+async def test_a_queue_that_is_full_refuses_and_takes_again_on_a_fresh_channel(
+    broker: RabbitBroker, rabbit: Node
+) -> None:
+    rabbit.ctl("set_policy", "full", "^receiver.broadcast-received$", '{"max-length": 1}', "--apply-to", "queues")
+    try:
+        with pytest.raises(Unavailable):
+            for _ in range(200):  # a quorum queue refuses a little late
+                await publish(broker, timeout=1)
+    finally:
+        rabbit.ctl("clear_policy", "full")
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(Unavailable):
+                await publish(broker, timeout=2)
+                return
+
+
 async def test_what_cannot_be_handed_on_during_an_alarm_is_handed_back_and_comes_again(
     broker: RabbitBroker, rabbit: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
