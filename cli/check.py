@@ -1,7 +1,7 @@
 """`check`: everything that can be found out before the first webhook, in one table."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -57,14 +57,17 @@ def check(configuration: Callable[[], Settings], *, offline: bool) -> int:
 async def _findings(configuration: Callable[[], Settings], *, offline: bool) -> list[Finding]:
     try:
         settings = configuration()
-        read_sealer(settings)
-        _ = settings.store_file
-        ingress_app.tls(settings)
     except ConfigurationError as error:
-        return [Finding(problem.place, problem.message, Weight.CONFIGURATION) for problem in error.problems]
+        return _configuration(error.problems)
+    unusable = []
+    for look in (read_sealer, lambda settings: settings.store_file, ingress_app.tls):
+        try:
+            look(settings)
+        except ConfigurationError as error:
+            unusable += _configuration(error.problems)
     served, problems = customers(settings)
     _, receiving = senders(settings)
-    findings = [Finding("configuration")]
+    findings = unusable or [Finding("configuration")]
     if not settings.declared:
         findings.append(Finding("customers", "there are none: add [customers.ID]", Weight.CONFIGURATION))
     findings += [
@@ -73,10 +76,14 @@ async def _findings(configuration: Callable[[], Settings], *, offline: bool) -> 
     ]
     findings += [_warning(problem) for problem in settings.warnings]
     findings += [Finding(f"customers.{customer_id}: keys, policy") for customer_id in served]
-    if not offline:
+    if not offline and not unusable:
         findings += await _broker_and_store(settings)
         findings += await asyncio.gather(*(_credentials(customer) for customer in served.values()))
     return findings
+
+
+def _configuration(problems: Iterable[Problem]) -> list[Finding]:
+    return [Finding(problem.place, problem.message, Weight.CONFIGURATION) for problem in problems]
 
 
 def _warning(problem: Problem) -> Finding:

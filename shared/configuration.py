@@ -139,8 +139,8 @@ def _read_files(
             try:
                 part[key] = (folder / name).read_text("utf-8").strip()
                 warnings += _readable_by_others(at, folder / name)
-            except (OSError, UnicodeDecodeError) as error:
-                problems.append(Problem(at, f"{name} can't be read: {_why(error)}"))
+            except (OSError, ValueError) as error:
+                problems.append(Problem(at, f"can't be read: {_why(error)}"))
 
 
 def _holds_secrets(customers: dict[str, Any]) -> bool:
@@ -154,8 +154,10 @@ def _readable_by_others(place: str, file: Path) -> list[Problem]:
     return []
 
 
-def _why(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else "it is not UTF-8 text"
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "that is no file's name"
 
 
 def _customers(

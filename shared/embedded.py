@@ -28,6 +28,7 @@ from shared.sealing import CannotOpen, Sealer
 
 LEASE_SECONDS: Final = 10.0  # after a crash its deliveries come again this much later
 _POLL_SECONDS: Final = 0.05  # how late a message of another process may be seen
+_CLAIM_AGAIN_SECONDS: Final = 1.0
 _UNOPENED_SECONDS: Final = 60.0  # a body whose key is missing is looked at again after this
 
 _log = structlog.get_logger("broker")
@@ -155,7 +156,7 @@ class _Consumer:
         self._stopping = True
         self._room.set()
         self._broker.arrival(self._queue).set()
-        await self._claiming
+        await asyncio.wait([self._claiming])
 
     def let_go(self) -> None:
         """Renew no lease any more."""
@@ -182,17 +183,17 @@ class _Consumer:
                 continue
             try:
                 claimed = await self._claim(room)
-            except Unavailable as error:
+                if not claimed:
+                    await self._arrival()
+            except Unavailable as error:  # the file is held, or its disk is full: it may not be for ever
                 _log.error("claim_failed", queue=self._queue, problem=str(error))
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(_CLAIM_AGAIN_SECONDS)
                 continue
             if self._stopping:
                 await self._hand_back(claimed)
-            elif claimed:
-                for delivery in claimed:
-                    self._on_delivery(delivery)
-            else:
-                await self._arrival()
+                return
+            for delivery in claimed:
+                self._on_delivery(delivery)
 
     async def _arrival(self) -> None:
         while not self._stopping and not await self._broker.arrived(self._queue):

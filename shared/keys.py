@@ -18,7 +18,7 @@ def read_keys(settings: Settings, customer_id: str) -> tuple[tuple[PublicKey, ..
             keys.append(parse_public_key(settings.path(file).read_bytes()))
         except OSError as error:
             problems.append(Problem(place, f"{file} can't be read: {error.strerror}", customer_id))
-        except ValueError as error:
+        except ValueError as error:  # also of a name with a NUL in it
             problems.append(Problem(place, f"{file} {error}", customer_id))
     return tuple(keys), problems
 

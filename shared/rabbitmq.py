@@ -24,7 +24,7 @@ from shared import topics
 from shared.amqp_link import LOSSES, Link, describe, raise_if_asked_to_stop
 from shared.broker import Binding, Delivery, Message, Topology
 from shared.errors import DeliveryLost, Unavailable, Unroutable
-from shared.parking import ORIGIN_KEY, ORIGIN_QUEUE, REASON, parked_headers
+from shared.parking import ATTEMPTS, ORIGIN_KEY, ORIGIN_QUEUE, REASON, parked_headers
 
 RETRY_SECONDS: Final = (1, 5, 30, 120)
 DEAD_LETTERING: Final[Arguments] = {
@@ -354,11 +354,19 @@ def _message(incoming: AbstractIncomingMessage) -> Message:
 
 
 def _dead_lettered(incoming: AbstractIncomingMessage) -> dict[str, str]:
-    """The story of a message that the broker itself dead-lettered, its delivery limit reached for example."""
-    queue, reason = incoming.headers.get("x-first-death-queue"), incoming.headers.get("x-first-death-reason")
-    if not isinstance(queue, str) or not isinstance(reason, str):
+    """The story of a message that the broker itself dead-lettered, its delivery limit reached for example; nothing for
+    one that came out of a delay."""
+    deaths = incoming.headers.get("x-death")
+    last = deaths[0] if isinstance(deaths, list) and deaths else None
+    if not isinstance(last, dict):
         return {}
-    return {ORIGIN_QUEUE: queue, REASON: f"broker_{reason}"}
+    queue, reason, keys = last.get("queue"), last.get("reason"), last.get("routing-keys")
+    if not isinstance(queue, str) or not isinstance(reason, str) or queue.startswith("receiver.retry."):
+        return {}
+    story: dict[str, Any] = {ORIGIN_QUEUE: queue, REASON: f"broker_{reason}"}
+    story[ORIGIN_KEY] = incoming.headers.get(_RETRY_KEY) or (keys[0] if isinstance(keys, list) and keys else None)
+    story[ATTEMPTS] = incoming.headers.get(_RETRY_ATTEMPTS)
+    return {name: value for name, value in story.items() if isinstance(value, str)}
 
 
 def _number(value: object) -> float:

@@ -58,7 +58,7 @@ def _names_another(found: Event, organization_ids: Collection[str]) -> bool:
 def _is_too_deep(found: Event) -> bool:
     """Whether `data` can be read and not be told again: orjson reads 1024 levels and writes 254."""
     try:
-        orjson.dumps(found.data)
+        orjson.dumps({"request": found.data})
     except orjson.JSONEncodeError:
         return True
     return False

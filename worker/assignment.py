@@ -99,7 +99,8 @@ class Assignment:
     `newest` orders events; `settled` is the offer whose handling has ended. An intent is written before its call and is
     the lease on making it; none is made before `not_before`. `uncertain_since` is set while an accept's effect is not
     known. `ours` is whether the trip is ours as far as we know, `confirmed` whether VectorCare's webhook has said so;
-    `accepted_event_id` is the offer whose accept was taken.
+    `accepted_event_id` is the offer whose accept was taken; `last_accept_at` counts against the limits, and falls back
+    to `accept_before` where the call never reached VectorCare.
     """
 
     customer_id: str
@@ -119,6 +120,7 @@ class Assignment:
     accepted_at: float | None = None
     accepted_event_id: str | None = None
     last_accept_at: float | None = None
+    accept_before: float | None = None
     decided_by: str | None = None
     request: dict[str, Any] | None = field(default=None, repr=False)
     request_event_id: str | None = None
@@ -219,6 +221,8 @@ def offered(
 ) -> Step:
     """An AVAILABLE webhook. `decide` and `limit` are asked only if there is something to decide."""
     order = order_of(event)
+    if known.ours and event.event_id == known.accepted_event_id:
+        return _looked_after(known, rules, now)
     if order.is_before(known.newest, rules.order_by):
         return Step(known, "seen_through" if event.event_id == known.accepted_event_id else "older")
     if known.intent_call is not None and now < known.intent_deadline:
@@ -227,7 +231,7 @@ def offered(
     if known.intent_call is not None:
         known = _call_forgotten(known)
     if known.ours:
-        return _while_ours(known, event, rules, attempts, now)
+        return _while_ours(known, event, attempts)
     if order.is_same(known.settled):
         return Step(known, "duplicate")
     unknown = known.uncertain_since is not None and known.settled != known.newest
@@ -236,8 +240,11 @@ def offered(
             return _unconfirmed(known, event)
         unknown = False  # offered anew long after our accept: it was not taken
     if now < known.not_before:
-        # Another delivery of the same offer must not call before VectorCare said that it may.
-        return Step(known, "too_soon", settle=Settle(known.not_before - now, counted=False))
+        # Another delivery must not call before VectorCare said that it may; a newer offer counts from now on.
+        if not order.is_same(known.newest):
+            known = replace(_heard(known, event, order), request=event.data, request_event_id=event.event_id)
+        wait = min(known.not_before - now, _left(known, rules, now))
+        return Step(known, "too_soon", settle=Settle(wait, counted=False))
     if unknown:
         return _again(known, event, decide, mode=mode, rules=rules, intent_id=intent_id, now=now)
     decision = decide()
@@ -263,6 +270,9 @@ def answered(
         known = replace(known, intent_id=None, intent_call=None, intent_deadline=0.0)
     if call is Call.ACCEPT and answer.kind is Answered.TAKEN:
         return _taken(known, event, rules, now)
+    if known.ours:
+        # Two calls overlapped, because a process stood still; the other one was taken.
+        return Step(known, "refused_while_ours", settle=Settle(rules.confirm_within, counted=False))
     if not mine:
         return Step(known, "superseded")  # a webhook has told the end of it already
     if answer.kind in {Answered.NO_TOKEN, Answered.NOT_SENT, Answered.THROTTLED}:
@@ -385,17 +395,20 @@ def _decided(
     return _intend(known, call, rules, intent_id, now, decision.notes)
 
 
-def _while_ours(known: Assignment, event: Event, rules: Rules, attempts: int, now: float) -> Step:
-    """An offer of what is ours: the one that we took, whose confirmation is awaited, or one that should not be."""
-    if event.event_id == known.accepted_event_id:
-        if known.accepted_at is None or known.confirmed:
-            return Step(known, "seen_through")
-        wait = known.accepted_at + rules.confirm_within - now
-        if wait > 0:
-            return Step(known, "awaiting_confirmation", settle=Settle(wait, counted=False))
-        reason = "VectorCare took our accept, but its webhook has not come"
-        known = replace(known, accepted_at=None)
-        return _tell(known, None, State.ASSIGNED, "rule", reason, confirmed=False, needs_attention=True)
+def _looked_after(known: Assignment, rules: Rules, now: float) -> Step:
+    """The offer that we took comes by again, to see whether it was confirmed."""
+    if known.accepted_at is None or known.confirmed:
+        return Step(known, "seen_through")
+    wait = known.accepted_at + rules.confirm_within - now
+    if wait > 0:
+        return Step(known, "awaiting_confirmation", settle=Settle(wait, counted=False))
+    reason = "VectorCare took our accept, but its webhook has not come"
+    known = replace(known, accepted_at=None)
+    return _tell(known, None, State.ASSIGNED, "rule", reason, confirmed=False, needs_attention=True)
+
+
+def _while_ours(known: Assignment, event: Event, attempts: int) -> Step:
+    """Another offer of what is ours."""
     if order_of(event).is_same(known.settled):
         return Step(known, "duplicate")
     if attempts < len(_BACKOFF):
@@ -441,6 +454,7 @@ def _call_forgotten(known: Assignment) -> Assignment:
 
 def _intend(known: Assignment, call: Call, rules: Rules, intent_id: str, now: float, notes: str | None) -> Step:
     known = replace(known, intent_id=intent_id, intent_call=call, intent_deadline=now + rules.lease)
+    known = replace(known, accept_before=known.last_accept_at)
     if call is Call.ACCEPT:
         known = replace(known, last_accept_at=now)
     return Step(known, f"{call}_intended", call=call, notes=notes)
@@ -458,7 +472,8 @@ def _taken(known: Assignment, event: Event, rules: Rules, now: float) -> Step:
     if known.confirmed:
         return Step(known, "confirmed_already")
     if known.newest_status in {Status.UNAVAILABLE, Status.COMPLETED}:
-        return Step(known, "over_already")  # a newer webhook has told the end of what this took
+        reason = "VectorCare took our accept after it had said that the request is gone"
+        return _tell(known, event, State.RELEASED, "other", reason, needs_attention=True)
     if known.ours:
         return Step(known, "taken_already", settle=Settle(rules.confirm_within, counted=False))
     known = replace(known, ours=True, accepted_at=now, uncertain_since=None, settled=known.newest)
@@ -482,7 +497,7 @@ def _declined(known: Assignment, event: Event, answer: Answer, attempts: int) ->
 def _not_reached(known: Assignment, event: Event, answer: Answer, attempts: int, rules: Rules, now: float) -> Step:
     """The call had no effect. It is made again, unless that has been tried for long."""
     wait = max(answer.retry_after, _backoff(attempts))
-    known = replace(known, not_before=now + wait, last_accept_at=None)
+    known = replace(known, not_before=now + wait, last_accept_at=known.accept_before)
     if known.uncertain_since is not None:
         wait = max(1.0, min(wait, _left(known, rules, now)))
         return Step(known, answer.kind.value, settle=Settle(wait))

@@ -20,7 +20,7 @@ from worker.outbox import Outbox
 from worker.vectorcare import VectorCare
 
 _log = structlog.get_logger("worker")
-_SET_ASIDE = frozenset({"older", "duplicate", "offered_while_ours", "superseded", "over_already"})
+_SET_ASIDE = frozenset({"older", "duplicate", "offered_while_ours", "superseded", "refused_while_ours"})
 
 
 @dataclass(frozen=True, slots=True)

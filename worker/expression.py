@@ -49,12 +49,13 @@ class BadExpression(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A compiled condition. `mentions` are the fields that it reads unasked, `asks` those behind a guard; `loops` says
-    whether it goes through a list's elements."""
+    """A compiled condition. `mentions` are the fields that it reads unasked, `asks` those behind a guard, `defaults` of
+    them those that go on being read; `loops` says whether it goes through a list's elements."""
 
     source: str
     mentions: frozenset[Path]
     asks: frozenset[Path]
+    defaults: frozenset[Path]
     loops: bool
     program: cel.Program = field(repr=False, compare=False)
 
@@ -99,6 +100,8 @@ def parse(source: str, variables: Iterable[str], whole: Iterable[str]) -> Expres
         raise BadExpression(f"reads {_listed(unread)} in a way that can't be followed")
     if found.nests:
         raise BadExpression("has a loop inside a loop, which may take very long")
+    if found.maps > 1:
+        raise BadExpression("maps more than once, which may take very much memory")
     bare = {path[0] for path in found.mentions | found.asks if len(path) == 1} & set(whole)
     if bare:
         raise BadExpression(f"reads {_listed(bare)} as a whole; name a field, such as {min(bare)}.some_field")
@@ -107,7 +110,9 @@ def parse(source: str, variables: Iterable[str], whole: Iterable[str]) -> Expres
         raise BadExpression(f"calls {_listed(functions - _FUNCTIONS)}; there are {_listed(_FUNCTIONS)}")
     if any(len(path) > _LONGEST_PATH for path in found.mentions | found.asks):
         raise BadExpression(f"names a field more than {_LONGEST_PATH} levels deep")
-    return Expression(source, frozenset(found.mentions), frozenset(found.asks), bool(found.bound), program)
+    return Expression(
+        source, frozenset(found.mentions), frozenset(found.asks), frozenset(found.defaults), bool(found.bound), program
+    )
 
 
 class _Reading:
@@ -117,8 +122,10 @@ class _Reading:
         self._tokens = tokens
         self.mentions: set[Path] = set()
         self.asks: set[Path] = set()
+        self.defaults: set[Path] = set()
         self.bound: set[str] = set()
         self.nests = False
+        self.maps = 0
         inside = -1
         for at, token in enumerate(tokens):
             if token.isidentifier() and token not in _WORDS and self._token(at - 1) != ".":
@@ -126,6 +133,7 @@ class _Reading:
             elif token in _MACROS and self._token(at - 1) == "." and self._token(at + 1) == "(":
                 self.bound.add(self._token(at + 2))
                 self.nests |= at < inside
+                self.maps += token == "map"  # noqa: S105 - a word of CEL
                 inside = max(inside, self._closing(at + 1))
         self.mentions = {path for path in self.mentions if path[0] not in self.bound}
 
@@ -148,6 +156,8 @@ class _Reading:
         guard = self._token(start - 2) if self._token(start - 1) == "(" else ""
         guarded = guard in GUARDS and self._token(start - 3) != "." and self._token(end) in {")", ","}
         (self.asks if guarded else self.mentions).add(path)
+        if guarded and guard == "default":
+            self.defaults.add(path)
 
     def _path(self, start: int) -> tuple[Path, int]:
         """The longest plain path from here, and the index of the token behind it."""

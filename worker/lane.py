@@ -6,8 +6,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-_SLOW_SECONDS: Final = 0.5  # a lane whose oldest delivery has been worked on for longer is slow
-_PATIENCE_SECONDS: Final = 1.0  # how long a delivery waits for a place in a lane that is full, but moves
+_SLOW_SECONDS: Final = 2.5  # a lane whose oldest delivery has been worked on for longer hangs: half of a call's limit
+_PATIENCE_SECONDS: Final = 3.0  # how long a delivery waits for a place in a lane that is full, but moves
 
 
 class Lane:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, TypeVar
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Text, and_, cast, false, func, insert, or_, select, update
 
 from shared import metrics
 from shared.database import Database, Work
@@ -150,9 +150,11 @@ def _load_of(connection: Connection, known: Assignment, now: float) -> Load:
     """What the customer has, but for the request that is being decided."""
     table = assignments.c
     under_way = table.intent_call == Call.ACCEPT.value
-    unknown = and_(table.uncertain_since.is_not(None), table.state.is_distinct_from(State.HELD.value))
+    # An accept whose answer is not known counts until a person was told, or a webhook has settled it.
+    told = and_(table.state == State.HELD.value, cast(table.settled, Text) == cast(table.newest, Text))
+    unknown = and_(table.uncertain_since.is_not(None), ~func.coalesce(told, false()))
     open_now = or_(table.ours.is_(True), under_way, unknown)
-    not_lost = or_(under_way, table.state.is_distinct_from(State.LOST.value))
+    not_lost = or_(under_way, unknown, table.state.is_distinct_from(State.LOST.value))
     recent = and_(table.last_accept_at > now - _HOUR, not_lost)
     row = connection.execute(
         select(

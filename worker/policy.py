@@ -184,11 +184,14 @@ class _File(_Part):
 def load(file: File) -> Policy:
     """Read a policy file; PolicyError lists everything that is wrong with it."""
     try:
-        return read(file.read_text("utf-8"))
+        text = file.read_text("utf-8")
     except OSError as error:
         raise PolicyError([("file", f"can't be read: {error.strerror}")]) from None
     except UnicodeDecodeError:
         raise PolicyError([("file", "is not UTF-8 text")]) from None
+    except ValueError:
+        raise PolicyError([("file", "has a name that no file can have")]) from None
+    return read(text)
 
 
 def read(text: str) -> Policy:
@@ -230,12 +233,12 @@ def _problem(location: tuple[int | str, ...], message: str) -> tuple[str, str]:
 
 
 def _unknown(when: Expression, values: Mapping[str, Any]) -> Iterator[Path]:
-    """The fields that a rule reads and that are not known. A guard asks about a plain field: what is inside an object
-    or a list that it was given is not asked."""
+    """The fields that a rule reads and that are not known. `default` hands an object or a list on, and nobody asked
+    about what is inside."""
     for path in when.mentions:
         if _has_null(_value(values, path)):
             yield path
-    for path in when.asks:
+    for path in when.defaults:
         value = _value(values, path)
         if value is not None and _has_null(value):
             yield path

@@ -26,6 +26,7 @@ assignments: Final = Table(
     Column("accepted_at", Float),
     Column("accepted_event_id", Text),
     Column("last_accept_at", Float),
+    Column("accept_before", Float),
     Column("decided_by", Text),
     Column("request", LargeBinary),
     Column("request_event_id", Text),

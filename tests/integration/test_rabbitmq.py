@@ -13,6 +13,7 @@ from pamqp.common import FieldValue
 from shared import topics
 from shared.broker import Delivery
 from shared.errors import DeliveryLost, Unavailable, Unroutable
+from shared.parking import ORIGIN_KEY, ORIGIN_QUEUE, REASON
 from shared.rabbitmq import DEAD_LETTERING, RETRY_SECONDS, RabbitBroker, retry_queue
 from shared.topics import topology
 from tests.brokers import Hands, emptied, message, until
@@ -255,6 +256,27 @@ async def test_a_broker_paused_until_the_heartbeat_gives_up_is_connected_again_b
     await publish(broker, b"after")
     while (await hands.next()).message.body != b"after":
         pass
+
+
+async def test_what_the_broker_itself_dead_lettered_says_where_it_came_from_also_after_a_delay(
+    broker: RabbitBroker, rabbit: Node
+) -> None:
+    await publish(broker, b"rejected")
+    async with plain_channel(rabbit) as channel:
+        queue = await channel.get_queue(topics.BROADCAST_RECEIVED)
+        await (await queue.get()).reject(requeue=False)
+    hands = Hands()
+    await broker.consume(topics.DEAD_LETTERS, 10, hands)
+    delivery = await hands.next()
+    story = {REASON: "broker_rejected", ORIGIN_QUEUE: topics.BROADCAST_RECEIVED, ORIGIN_KEY: "A.AVAILABLE.acme"}
+    assert story.items() <= delivery.message.headers.items()
+    await delivery.ack()
+    await publish(broker, b"unreadable", key="UNREADABLE.NONE.acme")
+    await (await hands.next()).retry(1)
+    again = await hands.next()
+    assert REASON not in again.message.headers
+    assert again.message.routing_key == "UNREADABLE.NONE.acme"
+    await again.ack()
 
 
 async def test_a_header_that_makes_no_sense_stops_nobody(broker: RabbitBroker, rabbit: Node) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from sandbox.trouble import Trouble
 from shared import topics
 from shared.broker import Binding
 from shared.engine import Engine
+from shared.errors import Unavailable
 from shared.sealing import Sealer
 from tests.acceptance.test_rides import broadcast
 from tests.brokers import Hands, embedded, message, until
@@ -82,6 +84,9 @@ async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_
     await answer(ledger, "VC-3", Answered.THROTTLED)
     assert await offer(ledger, "VC-3", ACCEPT) == Load(1, 1)
     assert await offer(ledger, "VC-4", HOLD) == Load(1, 1)
+    await offer(ledger, "VC-5", ACCEPT)
+    await answer(ledger, "VC-5", Answered.UNKNOWN)
+    assert await offer(ledger, "VC-6", HOLD) == Load(2, 2)
     await store.close()
 
 
@@ -129,7 +134,7 @@ async def test_a_lane_lets_its_limit_in_and_sends_the_rest_away_at_once_when_it_
     tasks = [asyncio.create_task(hang()) for _ in range(2)]
     await until(lambda: inside == 2, 5)
     async with lane.place() as has_place:
-        assert not has_place  # waited for a second, in vain
+        assert not has_place  # waited, in vain
     began = asyncio.get_running_loop().time()
     for _ in range(50):
         async with lane.place() as has_place:
@@ -152,7 +157,23 @@ async def test_a_customer_whose_api_hangs_does_not_hold_up_another(tmp_path: Pat
             await broadcast(sandbox, 300, "acme", pause=0)
             await until(lambda: process.log.read_text().count('"event":"webhook"') >= 300, 20)
             requests = await broadcast(sandbox, 5, "birch")
-            await until(lambda: all(sandbox.requests[each].assigned_to == "birch" for each in requests), 2)
+            await until(lambda: all(sandbox.requests[each].assigned_to == "birch" for each in requests), 4)
+
+
+async def test_a_file_that_another_process_holds_stops_its_consumers_no_longer_than_it_holds_it(tmp_path: Path) -> None:
+    async with embedded(tmp_path / "broker.db")() as broker:
+        hands = Hands()
+        consumers = [await broker.consume(name, 10, hands) for name in (topics.BROADCAST_RECEIVED, topics.LIFECYCLE)]
+        other = sqlite3.connect(tmp_path / "broker.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        publishing = message("A.AVAILABLE.acme")
+        with pytest.raises(Unavailable):
+            await broker.publish(topics.WEBHOOKS, publishing, mandatory=True, timeout=10)
+        other.execute("ROLLBACK")
+        other.close()
+        await broker.publish(topics.WEBHOOKS, publishing, mandatory=True, timeout=10)
+        await (await hands.next()).ack()
+        assert all(consumer.alive for consumer in consumers)
 
 
 async def test_a_quiet_tail_goes_on_hearing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

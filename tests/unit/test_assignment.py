@@ -272,7 +272,7 @@ def test_a_late_yes_does_not_revive_what_a_newer_webhook_has_ended(status: str) 
     end = assignment.ended if status == "UNAVAILABLE" else assignment.completed
     over = end(INTENDED.known, webhook(2, status), rules=RULES)
     late = answered(replace(INTENDED, known=over.known), OFFER, Answered.TAKEN)
-    assert (late.note, late.outcomes, late.known.ours) == ("over_already", (), False)
+    assert (told(late), late.known.ours, late.outcomes[0].needs_attention) == (["released"], False, True)
 
 
 def test_an_accept_that_is_taken_twice_is_told_once() -> None:
@@ -289,6 +289,31 @@ def test_an_accept_that_is_taken_twice_is_told_once() -> None:
         now=NOW + 20,
     )
     assert told(first, second) == ["accepting"]
+
+
+def test_a_refusal_of_a_call_that_overlapped_a_taken_one_does_not_lose_the_trip() -> None:
+    frozen = offered(INTENDED.known, OFFER, now=NOW + RULES.lease + 1)
+    first = assignment.answered(
+        frozen.known,
+        OFFER,
+        Call.ACCEPT,
+        Answer(Answered.TAKEN),
+        intent_id="other",
+        attempts=0,
+        rules=RULES,
+        now=NOW + 20,
+    )
+    second = answered(replace(frozen, known=first.known), OFFER, Answered.GONE, now=NOW + 21)
+    assert told(first, second) == ["accepting"]
+    assert told(offered(second.known, OFFER, now=NOW + 200)) == ["assigned"]
+
+
+def test_a_newer_offer_that_comes_too_soon_is_the_one_that_counts() -> None:
+    throttled = answered(INTENDED, OFFER, Answered.THROTTLED, retry_after=30.0)
+    newer = offered(throttled.known, webhook(3), DECLINE, now=NOW + 5)
+    assert newer.note == "too_soon"
+    assert offered(newer.known, OFFER, now=NOW + 60).note == "older"
+    assert offered(newer.known, webhook(3), DECLINE, now=NOW + 60).call is Call.DECLINE
 
 
 def test_an_offer_that_is_newer_than_our_trip_waits_for_the_webhook_that_takes_the_trip_away() -> None:
@@ -387,7 +412,7 @@ class AnyOrder(RuleBasedStateMachine):
         if call is Call.ACCEPT and kind is Answered.TAKEN:
             over = self.known.newest_status in {Status.UNAVAILABLE, Status.COMPLETED}
             assert self.known.ours or was_ours or over
-            assert over or State.ACCEPTING in self.told or State.ASSIGNED in self.told
+            assert State.RELEASED in self.told or State.ACCEPTING in self.told or State.ASSIGNED in self.told
 
     @precondition(lambda self: self.call is not None)
     @rule()

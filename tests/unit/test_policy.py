@@ -70,6 +70,7 @@ def decide(when: str, data: dict[str, Any] | None, then: str = "accept", more: s
         pytest.param("default(request.patient_age, 99) > 64", {}, "accept", id="default answers"),
         pytest.param("known(request.pickup_location.zip)", {}, "hold", id="a missing object is empty"),
         pytest.param("!known(request.a.b.c)", {"a": {"b": None}}, "accept", id="deep and missing"),
+        pytest.param("known(request.pickup_location)", {"pickup_location": {"zip": "1"}}, "accept", id="known object"),
         pytest.param("default(lead_minutes, 0) < 30", {}, "accept", id="lead may be asked too"),
     ],
 )
@@ -98,7 +99,6 @@ def test_a_rule_decides_by_what_it_reads(when: str, data: dict[str, Any], verdic
         "request /* */ .hospice == null",
         "request\n.\nhospice == null",
         "default(request.pickup_location, lists).zip != '94901'",
-        "known(request.pickup_location)",
         "default(request.patient_coverages, []).exists(c, c != 'X')",
         "known(request.a) || r'\\' != 'a' && request.zip != '94901'",
     ],
@@ -157,6 +157,7 @@ def test_an_expression_that_fails_never_accepts_and_never_declines(when: str, da
         pytest.param("frobnicate(request.a)", "calls frobnicate", id="an unknown function"),
         pytest.param("request.a in lists.nowhere", "no list 'nowhere'", id="an unknown list"),
         pytest.param("request.l.all(a, request.m.all(b, a != b))", "loop inside a loop", id="nested loops"),
+        pytest.param("size(request.l.map(a, a + a).map(b, b + b)) > 0", "maps more than once", id="chained maps"),
         pytest.param("true " + "|| true " * 400, "longer than 2048", id="too long"),
     ],
 )

@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("request", sa.LargeBinary),
         sa.Column("request_event_id", sa.Text),
         sa.Column("last_accept_at", sa.Float),
+        sa.Column("accept_before", sa.Float),
         sa.Column("updated_at", sa.Float, nullable=False),
     )
     op.create_index("assignments_by_customer", "assignments", ["customer_id", "ours"])
