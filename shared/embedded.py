@@ -12,12 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import (
-    Connection,
-    Row,
-    delete,
-    update,
-)
+from sqlalchemy import Delete, Row, Update
 
 from shared import queue_rows, topics
 from shared.broker import Binding, Delivery, Message, Topology
@@ -163,12 +158,19 @@ class _Consumer:
         self._renewing.cancel()
 
     async def settle(
-        self, delivery: "_Delivery", change: Callable[[Connection, float], Any], wakes: str | None
+        self,
+        delivery: "_Delivery",
+        statement: Delete | Update,
+        values: Callable[[float], dict[str, Any]],
+        wakes: str | None,
     ) -> None:
-        """Apply a settlement's statement; DeliveryLost where the receipt is no longer the row's."""
+        """Apply a settlement to the row; DeliveryLost where the receipt is no longer the row's."""
         self._held.pop(delivery.row_id, None)
         self._room.set()
-        changed = await self._engine.transact(lambda connection, now: change(connection, now).rowcount)
+        mine = {"row": delivery.row_id, "held": delivery.receipt}
+        changed = await self._engine.transact(
+            lambda connection, now: connection.execute(statement, values(now) | mine).rowcount
+        )
         if not changed:
             raise DeliveryLost("the lease of this delivery ran out; it comes again")
         if wakes:
@@ -269,38 +271,20 @@ class _Delivery:
 
     async def ack(self) -> None:
         """See the port."""
-        statement = delete(queue_rows.messages).where(*self._mine())
-        await self._consumer.settle(self, lambda connection, _: connection.execute(statement), None)
+        await self._consumer.settle(self, queue_rows.ACK, lambda _: {}, None)
 
     async def retry(self, after: float, *, counted: bool = True) -> None:
         """See the port."""
-        await self._consumer.settle(
-            self,
-            lambda connection, now: connection.execute(
-                update(queue_rows.messages)
-                .where(*self._mine())
-                .values(
-                    visible_at=now + after,
-                    attempts=self._attempts + counted,
-                    deliveries=0,
-                    receipt=None,
-                )
-            ),
-            self._queue,
-        )
+
+        def again(now: float) -> dict[str, Any]:
+            attempts = self._attempts + counted
+            return {"visible_at": now + after, "attempts": attempts, "deliveries": 0, "receipt": None}
+
+        await self._consumer.settle(self, queue_rows.SETTLE, again, self._queue)
 
     async def park(self, reason: str) -> None:
         """See the port."""
-        await self._consumer.settle(
-            self,
-            lambda connection, now: connection.execute(
-                update(queue_rows.messages).where(*self._mine()).values(**self._parked(reason, now))
-            ),
-            topics.DEAD_LETTERS,
-        )
-
-    def _mine(self) -> tuple[Any, ...]:
-        return queue_rows.messages.c.id == self.row_id, queue_rows.messages.c.receipt == self.receipt
+        await self._consumer.settle(self, queue_rows.SETTLE, lambda now: self._parked(reason, now), topics.DEAD_LETTERS)
 
     def _parked(self, reason: str, now: float) -> dict[str, Any]:
         headers = parked_headers(self._message, reason, self._queue, self._attempts, now)

@@ -47,6 +47,28 @@ messages: Final = Table(
     Column("receipt", Text),
 )
 
+# Built once: putting a statement together costs more than running it.
+_BOUND: Final = (
+    select(bound.c.queue, bound.c.pattern, queues.c.expires_at)
+    .join(queues, queues.c.name == bound.c.queue)
+    .where(bound.c.exchange == bindparam("of_exchange"))
+)
+_INSERT: Final = insert(messages)
+_VISIBLE: Final = (
+    select(messages.c.id)
+    .where(messages.c.queue == bindparam("of_queue"), messages.c.visible_at <= bindparam("now"))
+    .order_by(messages.c.visible_at, messages.c.id)
+    .limit(bindparam("room"))
+)
+_CLAIM: Final = (
+    update(messages)
+    .where(messages.c.id.in_(_VISIBLE))
+    .values(visible_at=bindparam("until"), receipt=bindparam("held"), deliveries=messages.c.deliveries + 1)
+    .returning(*messages.c)
+)
+_HELD: Final = (messages.c.id == bindparam("row"), messages.c.receipt == bindparam("held"))
+ACK: Final = delete(messages).where(*_HELD)
+SETTLE: Final = update(messages).where(*_HELD)
 RENEW: Final = (
     update(messages)
     .where(messages.c.id == bindparam("row"), messages.c.receipt == bindparam("held"))
@@ -98,11 +120,7 @@ def forget(connection: Connection, queue: str) -> None:
 
 def publish(connection: Connection, now: float, exchange: str, message: Message, body: bytes) -> frozenset[str]:
     """Put a copy into each queue that is bound for it; the queues reached."""
-    found = connection.execute(
-        select(bound.c.queue, bound.c.pattern, queues.c.expires_at)
-        .join(queues, queues.c.name == bound.c.queue)
-        .where(bound.c.exchange == exchange)
-    ).all()
+    found = connection.execute(_BOUND, {"of_exchange": exchange}).all()
     reached = set()
     for queue, pattern, expires_at in found:
         if expires_at is not None and expires_at < now:
@@ -118,29 +136,18 @@ def publish(connection: Connection, now: float, exchange: str, message: Message,
             "attempts": 0,
             "deliveries": 0,
         }
-        connection.execute(insert(messages), [row | {"queue": queue} for queue in sorted(reached)])
+        connection.execute(_INSERT, [row | {"queue": queue} for queue in sorted(reached)])
     return frozenset(reached)
 
 
 def anything(connection: Connection, queue: str) -> bool:
     """Whether something in the queue is visible now."""
-    visible = select(messages.c.id).where(messages.c.queue == queue, messages.c.visible_at <= time.time())
-    return connection.execute(visible.limit(1)).first() is not None
+    return connection.execute(_VISIBLE, {"of_queue": queue, "now": time.time(), "room": 1}).first() is not None
 
 
 def claim(connection: Connection, now: float, queue: str, room: int, receipt: str, lease: float) -> list[Row[Any]]:
-    visible = (
-        select(messages.c.id)
-        .where(messages.c.queue == queue, messages.c.visible_at <= now)
-        .order_by(messages.c.visible_at, messages.c.id)
-        .limit(room)
-    )
-    rows = connection.execute(
-        update(messages)
-        .where(messages.c.id.in_(visible))
-        .values(visible_at=now + lease, receipt=receipt, deliveries=messages.c.deliveries + 1)
-        .returning(*messages.c)
-    ).all()
+    claimed = {"of_queue": queue, "now": now, "room": room, "until": now + lease, "held": receipt}
+    rows = connection.execute(_CLAIM, claimed).all()
     for row in rows:
         if row.deliveries > MOST_DELIVERIES:
             parked = parked_headers(

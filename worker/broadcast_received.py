@@ -30,7 +30,7 @@ async def handle(desk: Desk, delivery: Delivery) -> Handled:
             known,
             event,
             lambda: _decide(customer, event, now),
-            lambda: limit_reached(customer, load()),
+            lambda: limit_reached(customer, load),
             mode=customer.mode,
             rules=desk.rules,
             intent_id=intent_id,
@@ -78,9 +78,13 @@ def _decide(customer: Customer, event: Event, now: float) -> Decision:
     return decision
 
 
-def limit_reached(customer: Customer, load: Load) -> str | None:
-    """Which of the customer's limits one more accept would pass, as a sentence; None where none."""
+def limit_reached(customer: Customer, count: Callable[[], Load]) -> str | None:
+    """Which of the customer's limits one more accept would pass, as a sentence; None where none. Counts only if it
+    must: it goes through all that is kept of the customer."""
     limits = customer.limits
+    if limits.max_open is None and limits.max_accepts_per_hour is None:
+        return None
+    load = count()
     if limits.max_open is not None and load.open >= limits.max_open:
         return f"max_open ({limits.max_open}) is reached"
     if limits.max_accepts_per_hour is not None and load.last_hour >= limits.max_accepts_per_hour:

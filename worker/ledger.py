@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, TypeVar
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Text, and_, cast, false, func, insert, or_, select, update
+from sqlalchemy import Connection, Text, and_, bindparam, cast, false, func, insert, or_, select, update
 
 from shared import metrics
 from shared.database import Database, Work
@@ -35,6 +35,17 @@ class Load:
 
 
 Transition = Callable[[Assignment, Callable[[], Load], float], Step]
+
+
+# Built once: putting a statement together costs more than running it.
+_THIS: Final = (
+    assignments.c.customer_id == bindparam("of_customer"),
+    assignments.c.service_request_id == bindparam("of_request"),
+)
+_SELECT: Final = select(assignments).where(*_THIS).with_for_update()
+_UPDATE: Final = update(assignments).where(*_THIS)
+_INSERT: Final = insert(assignments)
+_TELL: Final = insert(outbox)
 
 
 class Ledger:
@@ -86,17 +97,16 @@ class Ledger:
         transition: Transition,
         now: float,
     ) -> Step:
-        known = self._load(connection, customer_id, service_request_id)
+        kept = self._load(connection, customer_id, service_request_id)
+        known = kept or Assignment(customer_id, service_request_id)
         step = transition(known, lambda: _load_of(connection, known, now), now)
-        self._save(connection, known, step, now)
+        self._save(connection, kept, known, step, now)
         return step
 
-    def _load(self, connection: Connection, customer_id: str, service_request_id: str) -> Assignment:
-        row = connection.execute(
-            select(assignments).where(*_this(customer_id, service_request_id)).with_for_update()
-        ).first()
+    def _load(self, connection: Connection, customer_id: str, service_request_id: str) -> Assignment | None:
+        row = connection.execute(_SELECT, {"of_customer": customer_id, "of_request": service_request_id}).first()
         if row is None:
-            return Assignment(customer_id, service_request_id)
+            return None
         values: dict[str, Any] = {name: getattr(row, name) for name in _FIELDS}
         values["state"] = State(row.state) if row.state else None
         values["newest"] = Order(*row.newest) if row.newest else None
@@ -106,44 +116,37 @@ class Ledger:
         values["request"] = orjson.loads(self._sealer.open(row.request)) if row.request is not None else None
         return Assignment(**values)
 
-    def _save(self, connection: Connection, before: Assignment, step: Step, now: float) -> None:
+    def _save(
+        self, connection: Connection, kept: Assignment | None, before: Assignment, step: Step, now: float
+    ) -> None:
         known = step.known
         if known != before:
-            values = self._values(before, known) | {"updated_at": now}
-            if connection.execute(_update(known).values(**values)).rowcount == 0:
-                connection.execute(insert(assignments).values(**values))
+            values = self._values(kept, known) | {"updated_at": now}
+            if kept is None:
+                connection.execute(_INSERT, values)
+            else:
+                this = {"of_customer": known.customer_id, "of_request": known.service_request_id}
+                connection.execute(_UPDATE, values | this)
         for outcome in step.outcomes:
             environment = self._environments.get(known.customer_id, "")
             message = outcome_message(known, outcome, environment, now)
-            connection.execute(
-                insert(outbox).values(
-                    customer_id=known.customer_id,
-                    service_request_id=known.service_request_id,
-                    routing_key=message.routing_key,
-                    headers=dict(message.headers),
-                    body=self._sealer.seal(message.body),
-                    claimed_until=0.0,
-                )
-            )
+            row = {
+                "customer_id": known.customer_id,
+                "service_request_id": known.service_request_id,
+                "routing_key": message.routing_key,
+                "headers": dict(message.headers),
+                "body": self._sealer.seal(message.body),
+                "claimed_until": 0.0,
+            }
+            connection.execute(_TELL, row)
 
-    def _values(self, before: Assignment, known: Assignment) -> dict[str, Any]:
+    def _values(self, kept: Assignment | None, known: Assignment) -> dict[str, Any]:
         values = {name: getattr(known, name) for name in _FIELDS}
-        if known.request is before.request and before.newest is not None:
+        if kept is not None and known.request is kept.request:
             del values["request"]
         elif known.request is not None:
             values["request"] = self._sealer.seal(orjson.dumps(known.request))
         return values
-
-
-def _this(customer_id: str, service_request_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return (
-        assignments.c.customer_id == customer_id,
-        assignments.c.service_request_id == service_request_id,
-    )
-
-
-def _update(known: Assignment) -> Any:
-    return update(assignments).where(*_this(known.customer_id, known.service_request_id))
 
 
 def _load_of(connection: Connection, known: Assignment, now: float) -> Load:
