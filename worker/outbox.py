@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import Connection, Row, and_, delete, exists, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, select, update
 
 from shared import metrics, topics
 from shared.broker import Broker, Message
@@ -100,28 +100,39 @@ class Outbox:
         return failed
 
 
+# Built once: putting a statement together costs more than running it.
+_EARLIER: Final = outbox.alias()
+_IN_OTHER_HANDS: Final = exists().where(
+    and_(
+        _EARLIER.c.customer_id == outbox.c.customer_id,
+        _EARLIER.c.service_request_id == outbox.c.service_request_id,
+        _EARLIER.c.id < outbox.c.id,
+        _EARLIER.c.claimed_until > bindparam("now"),
+    )
+)
+_FREE: Final = (
+    select(outbox.c.id)
+    .where(outbox.c.claimed_until <= bindparam("now"), ~_IN_OTHER_HANDS)
+    .order_by(outbox.c.id)
+    .limit(_BATCH)
+)
+_THESE: Final = outbox.c.id.in_(bindparam("ids", expanding=True))
+_TAKE: Final = update(outbox).where(_THESE).values(claimed_until=bindparam("until")).returning(*outbox.c)
+_FORGET: Final = delete(outbox).where(_THESE)
+_LEAVE: Final = update(outbox).where(_THESE).values(claimed_until=bindparam("until"))
+
+
 def _claim(connection: Connection, now: float) -> list[Row[Any]]:
     """Unclaimed rows whose request has no earlier row in another process's hands, by request and in order."""
-    earlier = outbox.alias()
-    in_other_hands = exists().where(
-        and_(
-            earlier.c.customer_id == outbox.c.customer_id,
-            earlier.c.service_request_id == outbox.c.service_request_id,
-            earlier.c.id < outbox.c.id,
-            earlier.c.claimed_until > now,
-        )
-    )
-    free = select(outbox.c.id).where(outbox.c.claimed_until <= now, ~in_other_hands).order_by(outbox.c.id).limit(_BATCH)
-    ids = list(connection.scalars(free))
+    ids = list(connection.scalars(_FREE, {"now": now}))
     if not ids:
         return []
-    claimed = update(outbox).where(outbox.c.id.in_(ids)).values(claimed_until=now + _CLAIM_SECONDS)
-    rows = connection.execute(claimed.returning(*outbox.c)).all()
+    rows = connection.execute(_TAKE, {"ids": ids, "until": now + _CLAIM_SECONDS}).all()
     return sorted(rows, key=lambda row: (row.customer_id, row.service_request_id, row.id))
 
 
 def _finish(connection: Connection, published: list[int], left: list[int], free_at: float) -> None:
     if published:
-        connection.execute(delete(outbox).where(outbox.c.id.in_(published)))
+        connection.execute(_FORGET, {"ids": published})
     if left:
-        connection.execute(update(outbox).where(outbox.c.id.in_(left)).values(claimed_until=free_at))
+        connection.execute(_LEAVE, {"ids": left, "until": free_at})
