@@ -6,8 +6,8 @@ Why not `connect_robust`: docs/decisions/0005-rabbitmq.md.
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Literal
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, Literal
 
 import aio_pika
 import structlog
@@ -22,6 +22,8 @@ _CONNECT_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 5.0  # how often the topology is made sure of
 _SLOWEST_RECONNECT: Final = 5.0
 
+_RUNNING: Final[set[asyncio.Future[Any]]] = set()
+
 _log = structlog.get_logger("broker")
 
 
@@ -29,7 +31,7 @@ class Link:
     """One connection, opened again whenever it is lost, by turns to each of the addresses."""
 
     def __init__(
-        self, name: str, urls: Sequence[str], prepare: Callable[[AbstractConnection], Awaitable[None]]
+        self, name: str, urls: Sequence[str], prepare: Callable[[AbstractConnection], Coroutine[Any, Any, None]]
     ) -> None:
         self._name = name
         self._urls = [_with_heartbeat(url) for url in urls]
@@ -76,9 +78,8 @@ class Link:
             properties: FieldTable = {"connection_name": f"vectorcare-receiver {self._name}"}
             connection = self._connection = aio_pika.Connection(url, client_properties=properties)
             try:
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    await connection.connect()
-                    await self._prepare(connection)
+                await bounded(connection.connect(), _CONNECT_SECONDS)
+                await bounded(self._prepare(connection), _CONNECT_SECONDS)
             except LOSSES as error:
                 raise_if_asked_to_stop()
                 self._problem = describe(error)
@@ -110,13 +111,14 @@ class Link:
             if closed.done():
                 return
             try:
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    await self._prepare(connection)
+                await bounded(self._prepare(connection), _CONNECT_SECONDS)
                 self._problem = None
             except LOSSES as error:
                 raise_if_asked_to_stop()
                 self._problem = describe(error)
                 _log.error("topology_not_declared", link=self._name, problem=self._problem)
+                if isinstance(error, TimeoutError):
+                    return  # it hangs: another connection may not
 
     async def _let_go(self) -> None:
         self._up.clear()
@@ -124,8 +126,7 @@ class Link:
         if connection is not None:
             self._problem = self._problem or "the connection was lost"
             try:
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    await connection.close()
+                await bounded(connection.close(), _CONNECT_SECONDS)
             except LOSSES:
                 raise_if_asked_to_stop()
 
@@ -133,6 +134,30 @@ class Link:
 def _with_heartbeat(url: str) -> URL:
     parsed = URL(url)
     return parsed if "heartbeat" in parsed.query else parsed.update_query(heartbeat=_HEARTBEAT_SECONDS)
+
+
+async def bounded(work: Awaitable[Any], seconds: float) -> None:
+    """Wait for `work`, `seconds` at the most and not a moment longer; TimeoutError then.
+
+    It runs in a task of its own, because aiormq meets a cancellation with a handshake, and one that a stalled broker
+    never answers would keep whoever was cancelled for as long.
+    """
+    task = asyncio.ensure_future(work)
+    _RUNNING.add(task)
+    task.add_done_callback(_seen)
+    try:
+        done, _ = await asyncio.wait([task], timeout=seconds)
+        if not done:
+            raise TimeoutError
+        task.result()
+    finally:
+        task.cancel()
+
+
+def _seen(task: "asyncio.Future[Any]") -> None:
+    _RUNNING.discard(task)
+    if not task.cancelled():
+        task.exception()
 
 
 def raise_if_asked_to_stop() -> None:

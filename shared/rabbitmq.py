@@ -21,7 +21,7 @@ from aiormq.channel import Channel
 from pamqp.common import Arguments
 
 from shared import topics
-from shared.amqp_link import LOSSES, Link, describe, raise_if_asked_to_stop
+from shared.amqp_link import LOSSES, Link, bounded, describe, raise_if_asked_to_stop
 from shared.broker import Binding, Delivery, Message, Topology
 from shared.errors import DeliveryLost, Unavailable, Unroutable
 from shared.parking import ATTEMPTS, ORIGIN_KEY, ORIGIN_QUEUE, REASON, parked_headers
@@ -160,7 +160,7 @@ class RabbitBroker:
             if channel is None or channel.is_closed:
                 connection = await self._publishing.connection()
                 channel = connection.channel(on_return_raises=True)
-                await channel.initialize()
+                await bounded(channel.initialize(), _SETTLE_SECONDS)
                 self._channels[turn] = channel
         return await channel.get_exchange(name, ensure=False) if name else channel.default_exchange
 
@@ -244,9 +244,8 @@ class _Consumer:
         if self._channel is None or not self.alive:
             return
         with contextlib.suppress(TimeoutError, *CONNECTION_EXCEPTIONS):
-            async with asyncio.timeout(_SETTLE_SECONDS):
-                queue = await self._channel.get_queue(self._name, ensure=False)
-                await queue.cancel(self._tag)
+            queue = await self._channel.get_queue(self._name, ensure=False)
+            await bounded(queue.cancel(self._tag), _SETTLE_SECONDS)
 
     async def _receive(self, incoming: AbstractIncomingMessage) -> None:
         delivery = _Delivery(self._broker, incoming, self._name)
@@ -375,4 +374,4 @@ def _number(value: object) -> float:
 
 async def _close(channel: AbstractChannel) -> None:
     with contextlib.suppress(*LOSSES):
-        await channel.close()
+        await bounded(channel.close(), _SETTLE_SECONDS)
