@@ -112,7 +112,14 @@ async def _start_admin(
         return Health({name: problem for check in checks for name, problem in check().items()}, notes)
 
     listening = admin.listen(admin.application(health), part.admin_host, part.admin_port)
-    runner = await _listening(listening, "ingress" if receives else "worker", "admin_")
+    try:
+        runner = await _listening(listening, "ingress" if receives else "worker", "admin_")
+    except ConfigurationError as error:
+        if receives:
+            raise
+        # A second worker of this machine, most likely: better one that works unseen than none.
+        _log.error("admin_not_served", problem=str(error))
+        return 0
     stack.push_async_callback(runner.cleanup)
     return ingress_app.port(runner)
 

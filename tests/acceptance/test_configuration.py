@@ -55,6 +55,20 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     assert "ingress.port: can't listen there" in printed
 
 
+async def test_a_second_worker_of_a_machine_works_although_its_admin_port_is_taken(tmp_path: Path) -> None:
+    async with Sandbox(Options()) as sandbox:
+        home = Home(tmp_path, sandbox)
+        home.customer("acme")
+        text = home.file.read_text().replace("[worker]\nadmin_port = 0", f"[worker]\nadmin_port = {home.admin_port}")
+        home.file.write_text(text)
+        async with Process(home, "worker", "lifecycle") as first:
+            await first.ready()
+            async with Process(home, "worker", "broadcast-received") as second:
+                await second.logged("admin_not_served")
+                await second.logged("started")
+                assert await second.terminate() == 0
+
+
 async def test_check_says_what_is_wrong_with_each_customer_and_tries_credentials(tmp_path: Path) -> None:
     async with Sandbox(Options()) as sandbox:
         home = Home(tmp_path, sandbox)
