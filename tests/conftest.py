@@ -1,6 +1,8 @@
 """What the tests stand on: a real RabbitMQ, brokers of both kinds, keys and signed webhooks."""
 
+import io
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -42,6 +44,16 @@ def _node_to_break() -> Iterator[rabbit_node.Node]:
         yield node
 
 
+class CurrentStderr(io.StringIO):
+    """Whatever standard error is when a line is written, so that `capsys` sees the logs."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 @pytest.fixture(autouse=True)
 def _json_logs() -> None:
-    logs.configure()
+    logs.configure(CurrentStderr())

@@ -164,6 +164,7 @@ async def test_what_is_not_verified_is_refused_and_never_published(
     assert MARK.encode() not in answer.body
     assert answer.headers["Server"] == "vectorcare-receiver"
     logged = capsys.readouterr().err
+    assert ('"event":"webhook"' in logged) == (status not in {404, 405})
     assert MARK not in logged
     assert "wrong" not in logged.replace("wrong token", "")
     assert "for-birch" not in logged

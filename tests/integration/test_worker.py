@@ -87,10 +87,13 @@ async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_
     await offer(ledger, "VC-5", ACCEPT)
     await answer(ledger, "VC-5", Answered.UNKNOWN)
     assert await offer(ledger, "VC-6", HOLD) == Load(2, 2)
+    assert await offer(ledger, "VC-5", ACCEPT) == Load(1, 1)
     await store.close()
 
 
-async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(store: Engine, tmp_path: Path) -> None:
+async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
+    store: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lost, kept = Sealer([os.urandom(32)]), Sealer([os.urandom(32)])
     await offer(Ledger(store, lost, {}), "VC-1", HOLD)
     await offer(Ledger(store, kept, {}), "VC-2", HOLD)
@@ -103,6 +106,8 @@ async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(store: 
         assert await hands.nothing(0.3)
         assert outbox.problem is None
         await outbox.stop(1)
+    logged = capsys.readouterr().err
+    assert (logged.count("outcome_not_opened"), logged.count("outcomes_not_published")) == (1, 0)
     await store.close()
 
 
