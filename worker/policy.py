@@ -31,7 +31,9 @@ class Verdict(StrEnum):
 
     ACCEPT = "accept"
     DECLINE = "decline"
+    PROPOSE = "propose"
     HOLD = "hold"
+    IGNORE = "ignore"
 
 
 class Reason(StrEnum):
@@ -45,13 +47,21 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a policy said. `reason` is a sentence without values; `rule` is None where none decided."""
+    """What a policy said. `reason` is a sentence without values; `rule` is None where none decided.
+
+    `propose_at` is the time that PROPOSE proposes, UTC. A HOLD that nobody has answered within `answer_within` seconds
+    becomes `then_after`. `tags` travel with the outcome.
+    """
 
     verdict: Verdict
     reason_code: Reason
     reason: str
     rule: str | None = None
     notes: str | None = None
+    propose_at: datetime | None = None
+    answer_within: float | None = None
+    then_after: Verdict | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,71 @@ assignments: Final = Table(
     Column("request", LargeBinary),
     Column("request_event_id", Text),
     Column("updated_at", Float),
+    Column("pickup_at", Float),
+    Column("level", Text),
+    Column("other_leg", Text),
+    Column("other_leg_lost", Boolean),
+    Column("collection", Text),
+    Column("first_offered_at", Float),
+    Column("times_seen", Integer),
+    Column("proposals", Integer),
+    Column("hold_until", Float),
+    Column("intent_values", JSON(none_as_null=True)),
+    Column("watched_by", Text),
+    Column("actor", Text),
+    Column("tags", JSON(none_as_null=True)),
+)
+
+# One row for each customer: its lock, whether it is paused (`*` pauses all), and how often in a row it was refused.
+customers: Final = Table(
+    "customers",
+    _metadata,
+    Column("customer_id", Text, primary_key=True),
+    Column("paused_at", Float),
+    Column("paused_by", Text),
+    Column("refused_in_a_row", Integer),
+)
+
+# Each offer that a policy decided, as it was: `event` is the signed body, sealed (PHI), `facts` is worker.facts.Facts.
+offers: Final = Table(
+    "offers",
+    _metadata,
+    Column("id", Integer, primary_key=True),
+    Column("customer_id", Text),
+    Column("service_request_id", Text),
+    Column("event_id", Text),
+    Column("seen_at", Float),
+    Column("received_at", Float),
+    Column("mode", Text),
+    Column("verdict", Text),
+    Column("rule", Text),
+    Column("reason_code", Text),
+    Column("facts", JSON),
+    Column("event", LargeBinary),
+)
+
+# What proves that a webhook was lost, or never came; closed when it came after all.
+gaps: Final = Table(
+    "gaps",
+    _metadata,
+    Column("customer_id", Text, primary_key=True),
+    Column("service_request_id", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("since", Float),
+    Column("closed_at", Float),
+)
+
+# Who did what when; only ever added to. No PHI: `subject` is an id, `result` a code.
+audit: Final = Table(
+    "audit",
+    _metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float),
+    Column("actor", Text),
+    Column("deed", Text),
+    Column("customer_id", Text),
+    Column("subject", Text),
+    Column("result", Text),
 )
 
 outbox: Final = Table(
