@@ -16,9 +16,12 @@ EVENTS: Final = Counter("receiver_events", "Deliveries handled by the workers", 
 EVENT_SECONDS: Final = Histogram(
     "receiver_event_seconds", "Time that a worker spent on a delivery", ["queue"], buckets=_SLOW
 )
-DECISIONS: Final = Counter("receiver_decisions", "Offers decided", ["customer", "decision"])
+DECISIONS: Final = Counter("receiver_decisions", "Offers decided", ["customer", "decision", "rule"])
 TIME_TO_ACCEPT: Final = Histogram(
     "receiver_time_to_accept_seconds", "From the webhook's arrival to the accept call", buckets=_SLOW
+)
+TIME_TO_ANSWER: Final = Histogram(
+    "receiver_time_to_answer_seconds", "From the webhook's arrival to VectorCare's answer to the accept", buckets=_SLOW
 )
 API_CALLS: Final = Counter("receiver_api_calls", "Calls of VectorCare's API", ["customer", "call", "answer"])
 API_SECONDS: Final = Histogram("receiver_api_seconds", "Time that a call of the API took", ["call"], buckets=_SLOW)

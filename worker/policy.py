@@ -84,7 +84,15 @@ class Policy:
     lists: Mapping[str, list[Any]]
     rules: tuple[Rule, ...]
 
-    def decide(self, event: Event, now: float) -> Decision:
+    asks: frozenset[str] = frozenset()
+    trip_minutes: float = 90.0
+    other_leg_seconds: float = 0.0
+
+    def level(self, data: Mapping[str, Any] | None) -> str | None:
+        """The level."""
+        return None
+
+    def decide(self, event: Event, now: float, facts: object = None) -> Decision:
         """What to do with the offer in `event` at `now` (Unix seconds)."""
         values = self._values(event, now)
         try:
