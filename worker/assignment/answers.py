@@ -21,6 +21,7 @@ from worker.assignment.values import (
 )
 
 MOST_REFUSALS: Final = 5  # in a row for lack of permission: that is no lost race any more
+_WEBHOOKS_CATCH_UP: Final = 2.0  # seconds
 
 
 def answered(
@@ -85,15 +86,25 @@ def _accept_answered(
         # Perhaps it is we who have it: a refusal after an accept that may have been taken proves nothing.
         wait = min(backoff(attempts, intent_id), left(known, rules, now))
         return Step(known, "refused_while_unknown", settle=Settle(max(1.0, wait)))
-    known = replace(known, settled=known.newest)
     if answer.kind is Answered.GONE and answer.code == PERMISSION_DENIED and refusals() >= MOST_REFUSALS:
-        reason = f"VectorCare has refused {MOST_REFUSALS} accepts in a row for lack of permission"
-        return tell(known, event, State.HELD, "not_permitted", reason, needs_attention=True)
+        return _not_permitted(known, event, attempts)
+    known = replace(known, settled=known.newest)
     if answer.kind is Answered.GONE:
         return tell(known, event, State.LOST, "taken_by_other", "VectorCare refused our accept")
     if answer.kind is Answered.NOT_PERMITTED:
         return tell(known, event, State.HELD, "not_permitted", "VectorCare does not permit us to accept")
     return tell(known, event, State.HELD, "other", "VectorCare called our accept invalid")
+
+
+def _not_permitted(known: Assignment, event: Event | None, attempts: int) -> Step:
+    """Refused like those before it, and no webhook has said of any that another was faster. In a burst of races those
+    webhooks may be on their way, so it is tried once more before a person is told."""
+    if attempts == 0:
+        known = replace(known, last_accept_at=known.accept_before)
+        return Step(known, "refused_again_and_again", settle=Settle(_WEBHOOKS_CATCH_UP))
+    reason = f"VectorCare has refused {MOST_REFUSALS} accepts in a row for lack of permission"
+    known = replace(known, settled=known.newest)
+    return tell(known, event, State.HELD, "not_permitted", reason, needs_attention=True)
 
 
 def _taken(known: Assignment, event: Event | None, rules: Rules, now: float) -> Step:
