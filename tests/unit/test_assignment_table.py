@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_the_table_of_what_happens_to_what_is_known_is_the_codes() -> None:
 def test_the_table_of_the_apis_answers_is_the_codes() -> None:
     wanted = [["answer", *CALLS]]
     for name, (kind, code, refusals) in ANSWERS.items():
-        again = {"now": LATER, "code": code, "refusals": refusals, "attempts": int(refusals > 1)}
+        again: dict[str, Any] = {"now": LATER, "code": code, "refusals": refusals, "attempts": int(refusals > 1)}
         steps = [answered(step, OFFER, kind, **again) for step in CALLS.values()]
         wanted.append([name, *map(cell, steps)])
     assert documented("What the API answers") == wanted, "\n".join("| " + " | ".join(row) + " |" for row in wanted)
