@@ -9,7 +9,7 @@ import typer
 
 from cli import check as check_command
 from cli import demo as demo_command
-from cli import events, policy
+from cli import events, policy, store
 from cli.sandbox import app as sandbox
 from cli.serve import serve_until_stopped
 from shared import logs
@@ -81,6 +81,13 @@ def check(
     """Read the configuration, try broker, store and credentials, and say what is wrong in one table."""
     logs.configure()
     raise typer.Exit(check_command.check(lambda: configuration(config), offline=offline))
+
+
+@app.command()
+def migrate(config: Config = None) -> None:
+    """Bring the store's tables up to date. Every start does it too; this one says what it did."""
+    logs.configure()
+    store.migrate(configuration(config))
 
 
 @app.command()

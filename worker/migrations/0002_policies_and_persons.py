@@ -1,4 +1,4 @@
-"""What a policy may ask of the store, who was told to pause, what was offered, what must have been lost, who did what."""
+"""What a policy may ask of the store, who was told to pause, what was offered, what was lost, who did what."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -7,6 +7,8 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+
+_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts by itself in INTEGER alone
 
 
 def upgrade() -> None:
@@ -38,7 +40,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "offers",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("customer_id", sa.Text, nullable=False),
         sa.Column("service_request_id", sa.Text, nullable=False),
         sa.Column("event_id", sa.Text, nullable=False),
@@ -64,7 +66,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "audit",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("at", sa.Float, nullable=False),
         sa.Column("actor", sa.Text, nullable=False),
         sa.Column("deed", sa.Text, nullable=False),
