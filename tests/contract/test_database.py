@@ -13,6 +13,9 @@ from shared.database import Database, insert_if_absent, one_at_a_time
 from shared.engine import Engine
 from shared.errors import Unavailable
 from shared.postgresql import PostgreSQL
+from worker import app as workers
+from worker.outbox import _claim as claim_outcomes
+from worker.tables import outbox
 
 OpenDatabase = Callable[[], Database]
 
@@ -179,6 +182,32 @@ async def test_a_caller_that_waits_no_longer_leaves_nothing_half_done(database: 
             await database.transact(slow)
     await database.transact(put("after"))
     assert len(await database.read(names)) in (1, 51)
+
+
+async def test_publishers_in_two_processes_never_hold_the_same_outcome_nor_two_of_one_request(
+    open_database: OpenDatabase,
+) -> None:
+    def tell(connection: Connection, _: float) -> None:
+        row = {"customer_id": "acme", "routing_key": "k", "headers": {}, "body": b"", "claimed_until": 0.0}
+        connection.execute(insert(outbox), [row | {"service_request_id": f"VC-{n % 3}"} for n in range(12)])
+
+    async def claim(publisher: Database) -> list[tuple[str, int]]:
+        held: list[tuple[str, int]] = []
+        for _ in range(20):
+            rows = await publisher.transact(claim_outcomes)
+            held += [(row.service_request_id, row.id) for row in rows]
+        return held
+
+    async with opened(open_database) as writer, opened(open_database) as first, opened(open_database) as second:
+        await workers.migrate(writer)
+        telling = [writer.transact(tell) for _ in range(10)]
+        one, other, *_ = await asyncio.gather(claim(first), claim(second), *telling)
+    assert {request for request, _ in one} | {request for request, _ in other} == {"VC-0", "VC-1", "VC-2"}
+    assert not {request for request, _ in one} & {request for request, _ in other}
+    for held in (one, other):
+        for request in ("VC-0", "VC-1", "VC-2"):
+            ids = [row for each, row in held if each == request]
+            assert ids == sorted(set(ids))
 
 
 async def test_once_closed_it_says_so(open_database: OpenDatabase) -> None:
