@@ -201,7 +201,9 @@ async def test_publishers_in_two_processes_never_hold_the_same_outcome_nor_two_o
     async with opened(open_database) as writer, opened(open_database) as first, opened(open_database) as second:
         await workers.migrate(writer)
         telling = [writer.transact(tell) for _ in range(10)]
-        one, other, *_ = await asyncio.gather(claim(first), claim(second), *telling)
+        written = asyncio.gather(*telling)
+        one, other = await asyncio.gather(claim(first), claim(second))
+        await written
     assert {request for request, _ in one} | {request for request, _ in other} == {"VC-0", "VC-1", "VC-2"}
     assert not {request for request, _ in one} & {request for request, _ in other}
     for held in (one, other):
