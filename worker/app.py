@@ -51,9 +51,9 @@ class Workers:
         await self._vectorcare.__aexit__(None, None, None)
 
 
-async def migrate(database: Database) -> None:
-    """Bring the store's tables up to date."""
-    await database.migrate("worker.migrations", "store_version")
+async def migrate(store: Database) -> tuple[str, ...]:
+    """Bring the store's tables up to date; the steps that were taken."""
+    return await store.migrate("worker.migrations", "store_version")
 
 
 async def start(

@@ -8,6 +8,8 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts by itself in INTEGER alone
+
 
 def upgrade() -> None:
     for column in (
@@ -37,7 +39,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "offers",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("customer_id", sa.Text, nullable=False),
         sa.Column("service_request_id", sa.Text, nullable=False),
         sa.Column("event_id", sa.Text, nullable=False),
@@ -63,7 +65,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "audit",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("at", sa.Float, nullable=False),
         sa.Column("actor", sa.Text, nullable=False),
         sa.Column("deed", sa.Text, nullable=False),
