@@ -108,8 +108,10 @@ class Link:
         while not closed.done():
             self._prepared.set()
             look = asyncio.create_task(self._look.wait())
-            await asyncio.wait([closed, look], timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            look.cancel()
+            try:
+                await asyncio.wait([closed, look], timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                look.cancel()
             self._look.clear()
             if closed.done():
                 return
