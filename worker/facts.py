@@ -1,6 +1,8 @@
 """What the store tells a policy beside the request itself: what the customer has, and what it has seen. Pure values."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +42,11 @@ class Facts:
     proposals: int = 0
 
 
-NOTHING_KNOWN = Facts()
+NOTHING_KNOWN: Final = Facts()
+
+
+def read_facts(kept: Mapping[str, Any] | None) -> Facts:
+    """Facts as `dataclasses.asdict` wrote them; what is missing is as in NOTHING_KNOWN, what is unknown left out."""
+    given = {field.name: (kept or {})[field.name] for field in fields(Facts) if field.name in (kept or {})}
+    load = given.pop("load", None) or {}
+    return Facts(Load(**{field.name: load[field.name] for field in fields(Load) if field.name in load}), **given)

@@ -28,6 +28,10 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 VARIABLES: Final = ("request", "lists", "lead_minutes", *FIELDS)
 WHOLE: Final = ("request", *FIELDS)
 """Those that must be followed by a field."""
+ALWAYS_KNOWN: Final[frozenset[Path]] = frozenset(
+    {("offer", "times_seen"), ("offer", "proposals"), ("load", "open"), ("load", "today"), ("load", "last_hour")}
+    | {("now_local", name) for name in _TIME}
+)
 FROM_STORE: Final = frozenset({"load", "capacity", "other_leg", "collection", "offer"})
 
 
