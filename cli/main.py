@@ -92,6 +92,22 @@ def migrate(config: Config = None) -> None:
 
 
 @app.command()
+def backup(target: Annotated[Path, typer.Argument(metavar="TO")], config: Config = None) -> None:
+    """Copy the store into a new file TO, whole and checked, while the receiver runs."""
+    logs.configure()
+    store.backup(configuration(config), target)
+
+
+@app.command()
+def restore(source: Annotated[Path | None, typer.Argument(metavar="FROM")] = None, config: Config = None) -> None:
+    """Put a backup in the store's place and pause every customer, because it has forgotten what was accepted since.
+
+    Stop every receiver process first. With PostgreSQL: restore it with pg_restore, then run this without FROM."""
+    logs.configure()
+    store.restore(configuration(config), source)
+
+
+@app.command()
 def reseal(config: Config = None) -> None:
     """Seal stored bodies anew with the first of store.encryption_key_files, so that an older key can be removed.
 
