@@ -10,6 +10,7 @@ import typer
 from cli import check as check_command
 from cli import demo as demo_command
 from cli import events, policy, store
+from cli import move as move_command
 from cli import reseal as reseal_command
 from cli.sandbox import app as sandbox
 from cli.serve import serve_until_stopped
@@ -105,6 +106,26 @@ def restore(source: Annotated[Path | None, typer.Argument(metavar="FROM")] = Non
     Stop every receiver process first. With PostgreSQL: restore it with pg_restore, then run this without FROM."""
     logs.configure()
     store.restore(configuration(config), source)
+
+
+@app.command()
+def move(
+    source: Annotated[str, typer.Option("--from", help="sqlite:PATH")],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="amqp:// or amqps:// for what is queued, postgresql:// for the store; or broker, or store: the "
+            "configuration's own, so that no password is on the command line.",
+        ),
+    ],
+    config: Config = None,
+) -> None:
+    """Move what is queued in a file to RabbitMQ, or the store in a file to PostgreSQL. Stop the receiver first.
+
+    Nothing is lost by an interruption: run it again. Name the new address in the configuration before the start."""
+    logs.configure()
+    raise typer.Exit(move_command.run(configuration(config), source, target))
 
 
 @app.command()
