@@ -110,7 +110,7 @@ async def _publish(
             unopened.add(row.id)
             continue
         due = row.visible_at if row.receipt is None else 0.0
-        headers = delayed_headers(row.headers, row.routing_key, row.attempts, due)
+        headers = delayed_headers(row.headers, row.routing_key, row.attempts, due, row.failed_at)
         try:
             message = Message(row.routing_key, headers, body)
             await target.publish(door(row.queue), message, mandatory=True, timeout=_PUBLISH_SECONDS)

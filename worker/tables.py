@@ -41,8 +41,7 @@ assignments: Final = Table(
     Column("times_seen", Integer),
     Column("proposals", Integer),
     Column("hold_until", Float),
-    Column("intent_values", JSON(none_as_null=True)),
-    Column("watched_by", Text),
+    Column("asked_by", Text),
     Column("actor", Text),
     Column("tags", JSON(none_as_null=True)),
 )

@@ -1,4 +1,4 @@
-"""What a policy may ask of the store, who was told to pause, what was offered, what was lost, who did what."""
+"""What a policy may ask of the store, who is paused, what was offered, what must have been lost, who did what."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -22,8 +22,7 @@ def upgrade() -> None:
         sa.Column("times_seen", sa.Integer, nullable=False, server_default="0"),
         sa.Column("proposals", sa.Integer, nullable=False, server_default="0"),
         sa.Column("hold_until", sa.Float),
-        sa.Column("intent_values", sa.JSON(none_as_null=True)),
-        sa.Column("watched_by", sa.Text),
+        sa.Column("asked_by", sa.Text),
         sa.Column("actor", sa.Text),
         sa.Column("tags", sa.JSON(none_as_null=True)),
     ):
