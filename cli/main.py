@@ -1,6 +1,7 @@
 """The command line. Exit status 0: fine; 2: a wrong call or configuration, all problems listed; 1: the rest."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from cli import check as check_command
 from cli import dead_letters, events, policy, store
 from cli import demo as demo_command
+from cli import move as move_command
 from cli import reseal as reseal_command
 from cli.configured import Config, configuration
 from cli.sandbox import app as sandbox
@@ -70,6 +72,42 @@ def migrate(config: Config = None) -> None:
     """Bring the store's tables up to date. Every start does it too; this one says what it did."""
     logs.configure()
     store.migrate(configuration(config))
+
+
+@app.command()
+def backup(target: Annotated[Path, typer.Argument(metavar="TO")], config: Config = None) -> None:
+    """Copy the store into a new file TO, whole and checked, while the receiver runs."""
+    logs.configure()
+    store.backup(configuration(config), target)
+
+
+@app.command()
+def restore(source: Annotated[Path | None, typer.Argument(metavar="FROM")] = None, config: Config = None) -> None:
+    """Put a backup in the store's place and pause every customer, because it has forgotten what was accepted since.
+
+    Stop every receiver process first. With PostgreSQL: restore it with pg_restore, then run this without FROM."""
+    logs.configure()
+    store.restore(configuration(config), source)
+
+
+@app.command()
+def move(
+    source: Annotated[str, typer.Option("--from", help="sqlite:PATH")],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="amqp:// or amqps:// for what is queued, postgresql:// for the store; or broker, or store: the "
+            "configuration's own, so that no password is on the command line.",
+        ),
+    ],
+    config: Config = None,
+) -> None:
+    """Move what is queued in a file to RabbitMQ, or the store in a file to PostgreSQL. Stop the receiver first.
+
+    Nothing is lost by an interruption: run it again. Name the new address in the configuration before the start."""
+    logs.configure()
+    raise typer.Exit(move_command.run(configuration(config), source, target))
 
 
 @app.command()

@@ -10,7 +10,7 @@ import itertools
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import aio_pika
@@ -46,6 +46,28 @@ _PUBLISH_AGAIN_SECONDS: Final = 0.1
 _SMALL_NUMBER: Final = re.compile(r"\d{1,12}(\.\d{1,6})?")
 
 _log = structlog.get_logger("broker")
+
+
+def delayed_headers(
+    headers: Mapping[str, str], key: str, attempts: int, due: float, failed_at: float | None
+) -> dict[str, str]:
+    """Headers of a message that has been handed back `attempts` times, first at `failed_at`, and is not to be handed
+    out before `due`; `key` is its original routing key."""
+    if attempts == 0 and failed_at is None and due <= time.time():
+        return dict(headers)
+    return _waiting_headers(headers, key, attempts, due, failed_at)
+
+
+def _waiting_headers(
+    headers: Mapping[str, str], key: str, attempts: int, due: float, failed_at: float | None
+) -> dict[str, str]:
+    return {
+        **headers,
+        _RETRY_KEY: key,
+        _RETRY_ATTEMPTS: str(attempts),
+        _RETRY_DUE: f"{due:.3f}",
+        **({_RETRY_FAILED_AT: f"{failed_at:.3f}"} if failed_at is not None else {}),
+    }
 
 
 def retry_queue(seconds: int) -> str:
@@ -333,13 +355,8 @@ class _Delivery:
     async def _delay(self, due: float, attempts: int, failed_at: float | None) -> None:
         left = due - time.time()
         seconds = max((step for step in RETRY_SECONDS if step <= left), default=RETRY_SECONDS[0])
-        headers = {
-            **self._message.headers,
-            _RETRY_KEY: self._message.routing_key,
-            _RETRY_ATTEMPTS: str(attempts),
-            _RETRY_DUE: f"{due:.3f}",
-            **({_RETRY_FAILED_AT: f"{failed_at:.3f}"} if failed_at is not None else {}),
-        }
+        message = self._message
+        headers = _waiting_headers(message.headers, message.routing_key, attempts, due, failed_at)
         await self._move(retry_queue(seconds), Message(self._queue, headers, self._message.body))
 
     async def _move(self, exchange: str, message: Message) -> None:

@@ -75,7 +75,7 @@ class BrokerSettings(Part):
     @classmethod
     def _of_one_kind(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         urls = [url.get_secret_value() for url in value]
-        sqlite = [url for url in urls if _sqlite_path(url)]
+        sqlite = [url for url in urls if sqlite_path(url)]
         amqp = [url for url in urls if url.startswith(("amqp://", "amqps://")) and _host(url)]
         if len(amqp) == len(urls) > 0 or len(sqlite) == len(urls) == 1:
             return value
@@ -93,7 +93,7 @@ class StoreSettings(Part):
     @field_validator("url")
     @classmethod
     def _known(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None or _sqlite_path(value.get_secret_value()) or _is_postgresql(value.get_secret_value()):
+        if value is None or sqlite_path(value.get_secret_value()) or is_postgresql(value.get_secret_value()):
             return value
         raise ValueError("must be sqlite:PATH or postgresql://USER:PASSWORD@HOST/DATABASE")
 
@@ -173,7 +173,7 @@ class Settings(Part):
     @property
     def broker_file(self) -> Path | None:
         """The embedded broker's file; None where the broker is RabbitMQ."""
-        path = _sqlite_path(self.broker.url[0].get_secret_value())
+        path = sqlite_path(self.broker.url[0].get_secret_value())
         return self.path(path) if path else None
 
     @property
@@ -187,7 +187,7 @@ class Settings(Part):
         """The store's file; None where it is on PostgreSQL, ConfigurationError where none is named and the broker is
         RabbitMQ."""
         if self.store.url is not None:
-            path = _sqlite_path(self.store.url.get_secret_value())
+            path = sqlite_path(self.store.url.get_secret_value())
             return self.path(path) if path else None
         if self.broker_file is None:
             raise ConfigurationError(
@@ -196,12 +196,14 @@ class Settings(Part):
         return self.path(Path("receiver.db"))
 
 
-def _sqlite_path(url: str) -> Path | None:
+def sqlite_path(url: str) -> Path | None:
+    """The path of `sqlite:PATH`; None where it is another address."""
     kind, _, rest = url.partition(":")
     return Path(rest) if kind == "sqlite" and rest else None
 
 
-def _is_postgresql(url: str) -> bool:
+def is_postgresql(url: str) -> bool:
+    """Whether this is PostgreSQL's address."""
     return url.startswith(("postgresql://", "postgres://")) and _host(url) is not None
 
 
