@@ -19,6 +19,7 @@ from shared.errors import ConfigurationError, Problem
 from shared.settings import Settings
 from worker import app as workers_app
 from worker.customers import customers
+from worker.notify import Notifier
 
 _log = structlog.get_logger("serve")
 
@@ -29,6 +30,7 @@ class Serving:
 
     webhook_port: int
     admin_port: int
+    client_port: int = 0
 
 
 def serve_until_stopped(settings: Settings, *, receives: bool, roles: Collection[str]) -> None:
@@ -59,8 +61,13 @@ async def serving(settings: Settings, *, receives: bool, roles: Collection[str])
         house = await stack.enter_async_context(open_house(settings, with_store=bool(roles)))
         checks: list[Callable[[], Mapping[str, str | None]]] = [lambda: {"broker": house.broker.problem}]
         problems: list[Problem] = []
+        notifier = Notifier(settings.notify)
+        stack.push_async_callback(notifier.stop)
+        workers = None
         if roles:
-            problems += await _start_workers(stack, settings, house, roles, checks)
+            workers, mine = await _start_workers(stack, settings, house, roles, notifier)
+            problems += mine
+            checks.append(workers.readiness)
         webhook_port = 0
         if receives:
             taken, mine = senders(settings)
@@ -75,10 +82,21 @@ async def serving(settings: Settings, *, receives: bool, roles: Collection[str])
             runner = await _listening(ingress_app.listen(reception, settings), "ingress")
             stack.push_async_callback(runner.cleanup)
             webhook_port = ingress_app.port(runner)
-        notes = _told(problems)
+        disabled = _told(problems)
+
+        def notes() -> Mapping[str, str]:
+            return {**disabled, **(workers.notes() if workers else {})}
+
         admin_port = await _start_admin(stack, settings, receives=receives, checks=checks, notes=notes)
-        _log.info("started", webhook_port=webhook_port, admin_port=admin_port, roles=sorted(roles))
-        yield Serving(webhook_port, admin_port)
+        client_port = workers.client_port if workers else 0
+        _log.info(
+            "started",
+            webhook_port=webhook_port,
+            admin_port=admin_port,
+            client_port=client_port,
+            roles=sorted(roles),
+        )
+        yield Serving(webhook_port, admin_port, client_port)
 
 
 async def _start_workers(
@@ -86,14 +104,13 @@ async def _start_workers(
     settings: Settings,
     house: House,
     roles: Collection[str],
-    checks: list[Callable[[], Mapping[str, str | None]]],
-) -> list[Problem]:
+    notifier: Notifier,
+) -> tuple[workers_app.Workers, list[Problem]]:
     assert house.store is not None
     served, problems = customers(settings)
-    workers = await workers_app.start(settings, house.broker, house.store, house.sealer, served, roles)
+    workers = await workers_app.start(settings, house.broker, house.store, house.sealer, served, roles, notifier)
     stack.push_async_callback(workers.stop)
-    checks.append(workers.readiness)
-    return problems
+    return workers, problems
 
 
 async def _start_admin(
@@ -102,14 +119,14 @@ async def _start_admin(
     *,
     receives: bool,
     checks: Sequence[Callable[[], Mapping[str, str | None]]],
-    notes: Mapping[str, str],
+    notes: Callable[[], Mapping[str, str]],
 ) -> int:
     part = settings.ingress if receives else settings.worker
     if not receives and part.admin_port == 0:
         return 0
 
     def health() -> Health:
-        return Health({name: problem for check in checks for name, problem in check().items()}, notes)
+        return Health({name: problem for check in checks for name, problem in check().items()}, notes())
 
     listening = admin.listen(admin.application(health), part.admin_host, part.admin_port)
     try:

@@ -31,3 +31,9 @@ SET_ASIDE: Final = Counter(
 PARKED: Final = Counter("receiver_events_parked", "Events parked", ["customer", "reason"])
 CONSUMERS: Final = Gauge("receiver_consumer_alive", "1 where the broker hands us this queue's messages", ["queue"])
 CUSTOMERS_DISABLED: Final = Gauge("receiver_customers_disabled", "Customers with a broken configuration")
+COMMANDS: Final = Counter("receiver_commands", "Results of commands published", ["customer", "result"])
+PUSHES: Final = Counter("receiver_pushes", "Events posted to subscriptions", ["subscription", "answer"])
+UNACKNOWLEDGED: Final = Gauge(
+    "receiver_unacknowledged", "Trips that are ours and that no dispatch system has acknowledged in time", ["customer"]
+)
+NOTICES: Final = Counter("receiver_notices", "Notices sent to people", ["kind", "answer"])

@@ -82,6 +82,10 @@ class Ledger:
         """A body in the form in which the store keeps it."""
         return self._sealer.seal(body)
 
+    def open(self, stored: bytes) -> bytes:
+        """A stored body as it was; CannotOpen where its key is missing."""
+        return self._sealer.open(stored)
+
     async def _stepped(self, work: Work[S]) -> S:
         step = await self._database.transact(work)
         if step is not None:
