@@ -1,24 +1,19 @@
 """The command line. Exit status 0: fine; 2: a wrong call or configuration, all problems listed; 1: the rest."""
 
-import os
 import sys
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
+from cli import assignments, events, offers, pause, policy, subscribers
 from cli import check as check_command
 from cli import demo as demo_command
-from cli import events, policy
+from cli.options import Config, configuration
 from cli.sandbox import app as sandbox
 from cli.serve import serve_until_stopped
 from shared import logs
-from shared.configuration import load
 from shared.errors import ConfigurationError, ReceiverError
-from shared.settings import Settings
 from worker.app import ROLES
-
-_DEFAULT_FILE: Final = "receiver.toml"
 
 app = typer.Typer(
     help="Receives VectorCare's webhooks, decides each broadcast by policy, and tells dispatch systems about it.",
@@ -28,23 +23,13 @@ app = typer.Typer(
 )
 app.add_typer(sandbox, name="sandbox")
 app.add_typer(policy.app, name="policy")
+app.add_typer(offers.app, name="offers")
+app.add_typer(assignments.app, name="assignments")
+app.add_typer(subscribers.app, name="subscribers")
+app.command("pause")(pause.pause)
+app.command("resume")(pause.resume)
 
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        envvar="RECEIVER_CONFIG",
-        help=f"The configuration file; without it {_DEFAULT_FILE} if there is one. Any setting can also be a "
-        "variable: RECEIVER_BROKER__URL, RECEIVER_CUSTOMERS__acme__CLIENT_SECRET.",
-    ),
-]
 Roles = Annotated[list[str] | None, typer.Argument(help=f"Any of {', '.join(ROLES)}; all of them when none is named.")]
-
-
-def configuration(file: Path | None) -> Settings:
-    """The settings of a command: the file that was named, else receiver.toml here if there is one, else variables."""
-    default = Path(_DEFAULT_FILE)
-    return load(file or (default if default.exists() else None), os.environ)
 
 
 @app.command()
@@ -90,16 +75,6 @@ def demo(
 ) -> None:
     """Start a local VectorCare and the receiver, broadcast to two customers, and show what became of each request."""
     raise typer.Exit(demo_command.demo(requests, seed))
-
-
-@events.app.command("tail")
-def tail(
-    pattern: Annotated[str, typer.Argument(help="A topic pattern: * is one word, # any number of them.")] = "#",
-    config: Config = None,
-) -> None:
-    """Show events as they are published, without patient data. Ctrl-C ends it."""
-    logs.configure()
-    events.tail(configuration(config), pattern)
 
 
 app.add_typer(events.app, name="events")
