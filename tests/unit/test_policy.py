@@ -314,7 +314,8 @@ def test_a_field_set_to_null_never_turns_a_hold_into_a_deed(
     if nulled == "overlapping":
         fewer = replace(facts, load=replace(facts.load, overlapping=None))
     elif isinstance(nulled, str):
-        fewer = replace(facts, **{nulled: None})
+        unknown: dict[str, Any] = {nulled: None}
+        fewer = replace(facts, **unknown)
     else:
         node = less
         for step in nulled[:-1]:

@@ -42,7 +42,8 @@ def decide(text: str, data: dict[str, Any] | None = None) -> Decision:
 def test_a_proposal_names_the_time_that_it_proposes(minutes: str, data: dict[str, Any], at: tuple[int, ...]) -> None:
     decision = decide(rule(f"then = 'propose'\n{minutes}"), data)
     assert (decision.verdict, decision.reason_code, decision.rule) == (Verdict.PROPOSE, Reason.RULE, "a")
-    assert decision.propose_at == datetime(2026, 11, 23, *at, tzinfo=UTC)
+    hour, minute, second = (*at, 0)[:3]
+    assert decision.propose_at == datetime(2026, 11, 23, hour, minute, second, tzinfo=UTC)
     assert decision.propose_at.utcoffset() == datetime.now(UTC).utcoffset()
 
 
