@@ -1,24 +1,19 @@
 """The command line. Exit status 0: fine; 2: a wrong call or configuration, all problems listed; 1: the rest."""
 
-import os
 import sys
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from cli import check as check_command
+from cli import dead_letters, events, policy
 from cli import demo as demo_command
-from cli import events, policy
+from cli.configured import Config, configuration
 from cli.sandbox import app as sandbox
 from cli.serve import serve_until_stopped
 from shared import logs
-from shared.configuration import load
 from shared.errors import ConfigurationError, ReceiverError
-from shared.settings import Settings
 from worker.app import ROLES
-
-_DEFAULT_FILE: Final = "receiver.toml"
 
 app = typer.Typer(
     help="Receives VectorCare's webhooks, decides each broadcast by policy, and tells dispatch systems about it.",
@@ -28,23 +23,9 @@ app = typer.Typer(
 )
 app.add_typer(sandbox, name="sandbox")
 app.add_typer(policy.app, name="policy")
+app.add_typer(dead_letters.app, name="dead-letters")
 
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        envvar="RECEIVER_CONFIG",
-        help=f"The configuration file; without it {_DEFAULT_FILE} if there is one. Any setting can also be a "
-        "variable: RECEIVER_BROKER__URL, RECEIVER_CUSTOMERS__acme__CLIENT_SECRET.",
-    ),
-]
 Roles = Annotated[list[str] | None, typer.Argument(help=f"Any of {', '.join(ROLES)}; all of them when none is named.")]
-
-
-def configuration(file: Path | None) -> Settings:
-    """The settings of a command: the file that was named, else receiver.toml here if there is one, else variables."""
-    default = Path(_DEFAULT_FILE)
-    return load(file or (default if default.exists() else None), os.environ)
 
 
 @app.command()

@@ -30,4 +30,12 @@ SET_ASIDE: Final = Counter(
 )
 PARKED: Final = Counter("receiver_events_parked", "Events parked", ["customer", "reason"])
 CONSUMERS: Final = Gauge("receiver_consumer_alive", "1 where the broker hands us this queue's messages", ["queue"])
+SPOOLED: Final = Counter("receiver_spooled", "Webhooks that the spool took because the broker did not")
+FORWARDED: Final = Counter("receiver_spool_forwarded", "Webhooks of the spool that the broker confirmed since")
+SPOOL_EVENTS: Final = Gauge("receiver_spool_events", "Webhooks in the spool")
+SPOOL_OLDEST: Final = Gauge("receiver_spool_oldest_seconds", "How long ago the oldest webhook of the spool came")
+REFUSED: Final = Counter(
+    "receiver_webhooks_refused", "Webhooks of a known customer that were not taken", ["customer", "why", "keys"]
+)
+BRAKE: Final = Gauge("receiver_brake", "1 where unexpected errors have stopped this queue's consumer", ["queue"])
 CUSTOMERS_DISABLED: Final = Gauge("receiver_customers_disabled", "Customers with a broken configuration")

@@ -25,6 +25,13 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class SpoolSettings(Part):
+    """`[ingress.spool]`: where webhooks are kept while RabbitMQ can't confirm; without a path there is no spool."""
+
+    path: Path | None = None
+    max_bytes: Annotated[int, Field(ge=1048576)] = 1073741824
+
+
 class IngressSettings(Part):
     """`[ingress]`: the public listener and the admin listener (health, metrics) of the webhook endpoint."""
 
@@ -38,6 +45,7 @@ class IngressSettings(Part):
     allow_from: tuple[IPvAnyNetwork, ...] = ()
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     drain_seconds: Seconds = 20
+    spool: SpoolSettings = SpoolSettings()
 
 
 class WorkerSettings(Part):
@@ -168,6 +176,12 @@ class Settings(Part):
         """The embedded broker's file; None where the broker is RabbitMQ."""
         path = _sqlite_path(self.broker.url[0].get_secret_value())
         return self.path(path) if path else None
+
+    @property
+    def spool_file(self) -> Path | None:
+        """The spool's file; None where there is none, or no use for one: the embedded broker is a file itself."""
+        path = self.ingress.spool.path
+        return None if path is None or self.broker_file is not None else self.path(path)
 
     @property
     def store_file(self) -> Path:

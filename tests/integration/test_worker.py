@@ -21,7 +21,6 @@ from tests.webhooks import event
 from worker import app as workers
 from worker import assignment
 from worker.assignment import Answer, Answered, Call, Mode, Rules
-from worker.lane import Lane
 from worker.ledger import Ledger, Load
 from worker.outbox import Outbox
 from worker.policy import Decision, Reason, Verdict
@@ -123,32 +122,6 @@ async def test_outcomes_left_behind_are_published_by_the_next_process(store: Eng
         assert subjects == {"VC-0", "VC-1", "VC-2"}
         await outbox.stop(1)
     await store.close()
-
-
-async def test_a_lane_lets_its_limit_in_and_sends_the_rest_away_at_once_when_it_hangs() -> None:
-    lane, release = Lane(2), asyncio.Event()
-    inside = 0
-
-    async def hang() -> None:
-        nonlocal inside
-        async with lane.place() as has_place:
-            assert has_place
-            inside += 1
-            await release.wait()
-
-    tasks = [asyncio.create_task(hang()) for _ in range(2)]
-    await until(lambda: inside == 2, 5)
-    async with lane.place() as has_place:
-        assert not has_place  # waited, in vain
-    began = asyncio.get_running_loop().time()
-    for _ in range(50):
-        async with lane.place() as has_place:
-            assert not has_place
-    assert asyncio.get_running_loop().time() - began < 0.5
-    release.set()
-    await asyncio.gather(*tasks)
-    async with lane.place() as has_place:
-        assert has_place
 
 
 async def test_a_customer_whose_api_hangs_does_not_hold_up_another(tmp_path: Path) -> None:
