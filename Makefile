@@ -7,7 +7,7 @@ TOOLS := .tools
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint manifests format run services probe lock lock-manifests clean
+.PHONY: help demo test lint manifests format run services probe lock lock-manifests rules clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,10 @@ lint: $(INSTALLED) ## Style, types, layers, dependencies
 
 manifests: $(INSTALLED) $(TOOLS)/.installed ## Build every overlay of k8s/ and hold each object to its schema
 	@MANIFEST_TOOLS=$(TOOLS) $(BIN)/pytest -q tests/manifests
+
+rules: ## Make the Kubernetes object of the alert rules from monitoring/alerts.yaml
+	@{ printf '# Made by make rules from alerts.yaml.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: vectorcare-receiver\nspec:\n'; \
+		sed -n '/^groups:/,$$p' monitoring/alerts.yaml | sed 's/^/  /'; } >monitoring/prometheus-rule.yaml
 
 format: $(INSTALLED) ## Put the code into its style
 	@$(BIN)/ruff format --quiet .

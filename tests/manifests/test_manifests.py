@@ -115,7 +115,14 @@ def test_objects_for_keda_and_prometheus_have_the_shape_that_their_makers_publis
 def test_checkov_finds_nothing_that_is_not_explained_in_place(overlay: str, tmp_path: Path) -> None:
     file = tmp_path / "all.yaml"
     file.write_text(text(overlay))
-    scan = [TOOLS / "bin/checkov", "--skip-download", "--quiet", "--compact", "--framework", "kubernetes"]
+    scan: list[str | Path] = [
+        TOOLS / "bin/checkov",
+        "--skip-download",
+        "--quiet",
+        "--compact",
+        "--framework",
+        "kubernetes",
+    ]
     assert "Failed checks: 0" in run(*scan, "-f", file)
     for each in workloads(overlay):
         skips = {key: text for key, text in each["metadata"]["annotations"].items() if key.startswith("checkov.io/")}
@@ -125,7 +132,14 @@ def test_checkov_finds_nothing_that_is_not_explained_in_place(overlay: str, tmp_
 def test_checkov_and_hadolint_find_nothing_in_the_dockerfile_that_is_not_explained_in_place() -> None:
     file = ROOT / "Dockerfile"
     run(TOOLS / "bin/hadolint", file)
-    scan = [TOOLS / "bin/checkov", "--skip-download", "--quiet", "--compact", "--framework", "dockerfile"]
+    scan: list[str | Path] = [
+        TOOLS / "bin/checkov",
+        "--skip-download",
+        "--quiet",
+        "--compact",
+        "--framework",
+        "dockerfile",
+    ]
     run(*scan, "-f", file)
 
 
