@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from cli import check as check_command
-from cli import dead_letters, events, policy
+from cli import dead_letters, events, policy, store
 from cli import demo as demo_command
+from cli import reseal as reseal_command
 from cli.configured import Config, configuration
 from cli.sandbox import app as sandbox
 from cli.serve import serve_until_stopped
@@ -62,6 +63,22 @@ def check(
     """Read the configuration, try broker, store and credentials, and say what is wrong in one table."""
     logs.configure()
     raise typer.Exit(check_command.check(lambda: configuration(config), offline=offline))
+
+
+@app.command()
+def migrate(config: Config = None) -> None:
+    """Bring the store's tables up to date. Every start does it too; this one says what it did."""
+    logs.configure()
+    store.migrate(configuration(config))
+
+
+@app.command()
+def reseal(config: Config = None) -> None:
+    """Seal stored bodies anew with the first of store.encryption_key_files, so that an older key can be removed.
+
+    Safe while the receiver runs. First give every process the new key as the first of its list, then run this."""
+    logs.configure()
+    raise typer.Exit(reseal_command.run(configuration(config)))
 
 
 @app.command()

@@ -62,6 +62,11 @@ class EmbeddedBroker:
         return broker
 
     @property
+    def engine(self) -> Engine:
+        """The file that it is on."""
+        return self._engine
+
+    @property
     def problem(self) -> str | None:
         """Always None: the file is this process's own, and a publish that fails says so itself."""
         return None

@@ -19,14 +19,12 @@ EVENT_SECONDS: Final = Histogram(
 QUEUE_WAIT: Final = Histogram(
     "receiver_queue_wait_seconds", "From a webhook's arrival to the first look at it", ["queue"], buckets=_SLOW
 )
-DECISIONS: Final = Counter("receiver_decisions", "Offers decided", ["customer", "decision"])
+DECISIONS: Final = Counter("receiver_decisions", "Offers decided", ["customer", "decision", "rule"])
 TIME_TO_ACCEPT: Final = Histogram(
     "receiver_time_to_accept_seconds", "From the webhook's arrival to the accept call", buckets=_SLOW
 )
-TIME_TO_ACCEPTED: Final = Histogram(
-    "receiver_time_to_accepted_seconds",
-    "From the webhook's arrival to VectorCare's answer to the accept",
-    buckets=_SLOW,
+TIME_TO_ANSWER: Final = Histogram(
+    "receiver_time_to_answer_seconds", "From the webhook's arrival to VectorCare's answer to the accept", buckets=_SLOW
 )
 API_CALLS: Final = Counter("receiver_api_calls", "Calls of VectorCare's API", ["customer", "call", "answer"])
 API_SECONDS: Final = Histogram("receiver_api_seconds", "Time that a call of the API took", ["call"], buckets=_SLOW)

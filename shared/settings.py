@@ -86,17 +86,16 @@ class StoreSettings(Part):
     """`[store]`: what is known of each service request. With an amqp broker there is no default address."""
 
     url: SecretStr | None = None
+    connections: Annotated[int, Field(ge=1, le=100)] = 8
     keep_days: Annotated[int, Field(ge=1, le=3650)] = 30
     encryption_key_files: Files = ()
 
     @field_validator("url")
     @classmethod
     def _known(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None or _sqlite_path(value.get_secret_value()):
+        if value is None or _sqlite_path(value.get_secret_value()) or _is_postgresql(value.get_secret_value()):
             return value
-        if value.get_secret_value().startswith("postgresql://"):
-            raise ValueError("PostgreSQL is not built into this version yet; use sqlite:PATH")
-        raise ValueError("must be sqlite:PATH")
+        raise ValueError("must be sqlite:PATH or postgresql://USER:PASSWORD@HOST/DATABASE")
 
 
 class Subscription(Part):
@@ -184,12 +183,12 @@ class Settings(Part):
         return None if path is None or self.broker_file is not None else self.path(path)
 
     @property
-    def store_file(self) -> Path:
-        """The store's file; ConfigurationError where none is named and the broker is RabbitMQ."""
+    def store_file(self) -> Path | None:
+        """The store's file; None where it is on PostgreSQL, ConfigurationError where none is named and the broker is
+        RabbitMQ."""
         if self.store.url is not None:
             path = _sqlite_path(self.store.url.get_secret_value())
-            assert path is not None  # the validator lets nothing else through
-            return self.path(path)
+            return self.path(path) if path else None
         if self.broker_file is None:
             raise ConfigurationError(
                 [Problem("store.url", "is required with an amqp broker; for example sqlite:receiver.db")]
@@ -200,6 +199,10 @@ class Settings(Part):
 def _sqlite_path(url: str) -> Path | None:
     kind, _, rest = url.partition(":")
     return Path(rest) if kind == "sqlite" and rest else None
+
+
+def _is_postgresql(url: str) -> bool:
+    return url.startswith(("postgresql://", "postgres://")) and _host(url) is not None
 
 
 def _host(url: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from shared import topics
 from shared.broker import Broker, Delivery
-from shared.engine import Engine
+from shared.database import Database
 from shared.sealing import Sealer
 from shared.settings import Settings
 from worker import broadcast_accepted, broadcast_received, dead_letters, lifecycle
@@ -51,15 +51,15 @@ class Workers:
         await self._vectorcare.__aexit__(None, None, None)
 
 
-async def migrate(engine: Engine) -> None:
-    """Bring the store's tables up to date."""
-    await engine.migrate("worker.migrations", "store_version")
+async def migrate(store: Database) -> tuple[str, ...]:
+    """Bring the store's tables up to date; the steps that were taken."""
+    return await store.migrate("worker.migrations", "store_version")
 
 
 async def start(
     settings: Settings,
     broker: Broker,
-    store: Engine,
+    store: Database,
     sealer: Sealer,
     customers: Mapping[str, Customer],
     roles: Collection[str],

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, func, s
 
 from shared import metrics, topics
 from shared.broker import Broker, Message
-from shared.database import Database
+from shared.database import Database, one_at_a_time
 from shared.errors import Unavailable
 from shared.sealing import CannotOpen, Sealer
 from worker.tables import outbox
@@ -148,6 +148,7 @@ def _backlog(connection: Connection, now: float) -> tuple[int, float]:
 
 def _claim(connection: Connection, now: float) -> list[Row[Any]]:
     """Unclaimed rows whose request has no earlier row in another process's hands, by request and in order."""
+    one_at_a_time(connection, "outbox")
     ids = list(connection.scalars(_FREE, {"now": now}))
     if not ids:
         return []

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shared.event import Event
 from tests.webhooks import event
 from worker import policy
-from worker.policy import LOCATION, Decision, Policy, PolicyError, Reason, Verdict
+from worker.policy import Decision, Policy, PolicyError, Reason, Verdict
+from worker.policy.offer import LOCATION
 
 NOW = 1795435200.0  # 2026-11-23T12:00:00Z
 
