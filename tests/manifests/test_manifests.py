@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from shared import topics
+from shared.configuration import load
 from shared.rabbitmq import RETRY_SECONDS, retry_queue
-from shared.settings import IngressSettings, WorkerSettings
+from shared.settings import IngressSettings, Settings, WorkerSettings
 from tests.manifests.shapes import shape
 from worker.app import ROLES
+from worker.customers import customers
 
 ROOT: Final = Path(__file__).parents[2]
 KUBERNETES: Final = ROOT / "k8s"
@@ -397,3 +400,31 @@ def test_both_kinds_of_ingress_differ_by_the_spool_alone() -> None:
         assert with_spool[field] == without[field], field
     mounts = {mount["name"] for mount in with_spool["volumeMounts"]}
     assert mounts - {mount["name"] for mount in without["volumeMounts"]} == {"spool", "spool-key", "drain"}
+
+
+@pytest.mark.parametrize("part", ["ingress", "worker"])
+def test_the_configuration_in_the_pods_is_one_that_we_read_without_a_problem(part: str, tmp_path: Path) -> None:
+    text_ = (KUBERNETES / f"base/config/{part}.toml").read_text().replace("/run/secrets", f"{tmp_path}/secrets")
+    if "client" not in Settings.model_fields:
+        text_ = re.sub(r"\[client\].*?\n\n", "", text_, flags=re.DOTALL)  # comes with the doors for dispatch systems
+    secrets = {each["metadata"]["name"]: each["stringData"] for each in of_kind("dev", "Secret")}
+    folders = {
+        "broker": f"receiver-{part}-broker",
+        "store": "receiver-store",
+        "customers": "receiver-customers",
+        "tokens": "receiver-webhook-tokens",
+    }
+    for folder, name in folders.items():
+        for key, value in secrets[name].items():
+            file = tmp_path / "secrets/receiver" / folder / key
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)
+            file.write_text(value)
+    (tmp_path / "receiver.toml").write_text(text_)
+    for name in ("keys", "policies"):
+        shutil.copytree(KUBERNETES / "base/config" / name, tmp_path / name)
+    settings = load(tmp_path / "receiver.toml", {})
+    assert settings.customer_problems == ()
+    assert settings.warnings == ()
+    assert settings.customers.keys() == {"acme"}
+    assert part == "ingress" or customers(settings)[1] == []
