@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import platform
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import structlog
 from aiohttp import web
@@ -88,6 +90,8 @@ async def serving(settings: Settings, *, receives: bool, roles: Collection[str])
             webhook_port = ingress_app.port(runner)
         health = _health(checks, _told(problems), spool, workers)
         admin_port = await _start_admin(stack, settings, health, receives=receives)
+        part = "run" if receives and roles else "ingress" if receives else "worker"
+        metrics.BUILD_INFO.labels(version("vectorcare-receiver"), platform.python_version(), part).set(1)
         client_port = workers.client_port if workers else 0
         _log.info(
             "started",

@@ -124,6 +124,9 @@ class Intake:
             await self._handle_in_place(delivery, customer)
 
     async def _handle_in_place(self, delivery: Delivery, customer: str) -> None:
+        waited = topics.seconds_since_received(delivery.message.headers, time.time())
+        if waited is not None and delivery.attempts == 0:
+            metrics.QUEUE_WAIT.labels(self._queue).observe(waited)
         started = time.perf_counter()
         handled = await self._outcome(delivery, customer)
         seconds = time.perf_counter() - started
