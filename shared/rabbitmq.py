@@ -396,9 +396,9 @@ def _message(incoming: AbstractIncomingMessage) -> Message:
 
 
 def _was_delayed(incoming: AbstractIncomingMessage) -> bool:
-    """Whether it came through the default exchange, as what we delay or park does. The headers of a message that was
-    published to an exchange of topics are its publisher's: they must not give it another key, or another customer."""
-    return not incoming.exchange
+    """Whether it came through an exchange of ours, as what we delay, park or move does. The headers of a message that
+    was published to an exchange of topics are its publisher's: they must not give it another key or customer."""
+    return not incoming.exchange or incoming.exchange.startswith("receiver.")
 
 
 def _dead_lettered(incoming: AbstractIncomingMessage) -> dict[str, str]:
