@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cli import assignments, dead_letters, events, offers, pause, policy, store, subscribers
 from cli import check as check_command
-from cli import dead_letters, events, policy, store
 from cli import demo as demo_command
 from cli import move as move_command
 from cli import reseal as reseal_command
@@ -27,6 +27,11 @@ app = typer.Typer(
 app.add_typer(sandbox, name="sandbox")
 app.add_typer(policy.app, name="policy")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(offers.app, name="offers")
+app.add_typer(assignments.app, name="assignments")
+app.add_typer(subscribers.app, name="subscribers")
+app.command("pause")(pause.pause)
+app.command("resume")(pause.resume)
 
 Roles = Annotated[list[str] | None, typer.Argument(help=f"Any of {', '.join(ROLES)}; all of them when none is named.")]
 
@@ -126,16 +131,6 @@ def demo(
 ) -> None:
     """Start a local VectorCare and the receiver, broadcast to two customers, and show what became of each request."""
     raise typer.Exit(demo_command.demo(requests, seed))
-
-
-@events.app.command("tail")
-def tail(
-    pattern: Annotated[str, typer.Argument(help="A topic pattern: * is one word, # any number of them.")] = "#",
-    config: Config = None,
-) -> None:
-    """Show events as they are published, without patient data. Ctrl-C ends it."""
-    logs.configure()
-    events.tail(configuration(config), pattern)
 
 
 app.add_typer(events.app, name="events")

@@ -22,6 +22,20 @@ ANSWER_WITHIN: Final = 4.5  # seconds; VectorCare gives up at 10, we answer with
 BODY_WITHIN: Final = 4.0  # of those
 RETRY_AFTER: Final = "8"  # seconds, VectorCare's own first pause
 
+_ACTIONS: Final = frozenset(  # those that VectorCare documents; the set is open, and a label must not be
+    {
+        "BROADCAST_RECEIVED",
+        "BROADCAST_ACCEPTED",
+        "BROADCAST_DECLINED",
+        "BROADCAST_EXPIRED",
+        "BROADCAST_CANCELED",
+        "PROPOSAL_ACCEPTED",
+        "PROPOSAL_DECLINED",
+        "CHANGE_REQUEST_ACCEPTED",
+        "CHANGE_REQUEST_DECLINED",
+    }
+)
+
 _log = structlog.get_logger("ingress")
 
 
@@ -80,7 +94,7 @@ async def receive(reception: Reception, request: web.Request) -> web.Response:
         line["why"] = "the sender went away"
         response = _refusal(answer)
     seconds = time.perf_counter() - started
-    metrics.WEBHOOKS.labels(line["customer"] or "unknown", answer).inc()
+    metrics.WEBHOOKS.labels(line["customer"] or "unknown", _action(line), answer).inc()
     metrics.WEBHOOK_SECONDS.observe(seconds)
     write = _log.info if answer is Answer.ACCEPTED else _log.warning
     write("webhook", answer=answer, milliseconds=round(seconds * 1000, 1), **line)
@@ -109,6 +123,14 @@ async def _receive(reception: Reception, request: web.Request, line: dict[str, o
     except Unavailable as error:
         raise Refused(Answer.UNAVAILABLE, str(error), "not_durable") from None
     return webhook.event_id if isinstance(webhook, event.Event) else None
+
+
+def _action(line: Mapping[str, object]) -> str:
+    """A webhook's action as a label: a documented one, OTHER, or NONE where it was refused unread or is unreadable."""
+    action = line.get("action")
+    if action is None:
+        return "NONE"
+    return str(action) if action in _ACTIONS else "OTHER"
 
 
 def _claimed(reception: Reception, request: web.Request) -> str | None:

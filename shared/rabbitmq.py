@@ -308,9 +308,10 @@ class _Delivery:
         self._incoming = incoming
         self._queue = queue
         self._message = _message(incoming)
-        self._attempts = int(_number(incoming.headers.get(_RETRY_ATTEMPTS)))
-        self._failed_at = _number(incoming.headers.get(_RETRY_FAILED_AT)) or None
-        self.due = _number(incoming.headers.get(_RETRY_DUE))
+        was_delayed = _was_delayed(incoming)
+        self._attempts = int(_number(incoming.headers.get(_RETRY_ATTEMPTS))) if was_delayed else 0
+        self._failed_at = (_number(incoming.headers.get(_RETRY_FAILED_AT)) or None) if was_delayed else None
+        self.due = _number(incoming.headers.get(_RETRY_DUE)) if was_delayed else 0.0
 
     @property
     def message(self) -> Message:
@@ -387,11 +388,17 @@ def _message(incoming: AbstractIncomingMessage) -> Message:
         for name, value in incoming.headers.items()
         if isinstance(value, str) and not name.startswith(("x-", "receiver-retry-"))
     }
-    key = incoming.headers.get(_RETRY_KEY)
+    key = incoming.headers.get(_RETRY_KEY) if _was_delayed(incoming) else None
     if incoming.routing_key == topics.DEAD_LETTERS:
         headers = _dead_lettered(incoming) | headers
         key = headers.get(ORIGIN_KEY, key)
     return Message(key if isinstance(key, str) else incoming.routing_key or "", headers, incoming.body)
+
+
+def _was_delayed(incoming: AbstractIncomingMessage) -> bool:
+    """Whether it came through the default exchange, as what we delay or park does. The headers of a message that was
+    published to an exchange of topics are its publisher's: they must not give it another key, or another customer."""
+    return not incoming.exchange
 
 
 def _dead_lettered(incoming: AbstractIncomingMessage) -> dict[str, str]:

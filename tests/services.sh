@@ -1,9 +1,10 @@
 #!/bin/sh
-# Makes sure that the tests find a RabbitMQ and a PostgreSQL: installed ones, or Debian's packages.
+# Makes sure that the tests find a RabbitMQ, a PostgreSQL and promtool: installed ones, or Debian's packages.
 set -eu
 missing=""
 [ -n "${RECEIVER_TEST_AMQP_URL:-}" ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="rabbitmq-server"
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
+command -v promtool >/dev/null || missing="$missing prometheus" # judges the alert rules
 if [ -z "$missing" ]; then
     exit 0
 fi
