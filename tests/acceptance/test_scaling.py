@@ -1,7 +1,11 @@
-"""Scaling by queue depth with real processes: a small scaler follows the numbers of the ScaledObject, in shorter time."""
+"""Scaling by queue depth with real processes, by a small scaler that follows the ScaledObject's own numbers.
+
+Time is made shorter. SCALING_PLOT=docs/scaling.svg names a file for the plot of a run.
+"""
 
 import asyncio
 import math
+import os
 import time
 from collections import deque
 from contextlib import AsyncExitStack
@@ -13,6 +17,7 @@ import yaml
 from sandbox.server import Options, Sandbox
 from sandbox.trouble import Trouble
 from shared import topics
+from tests.acceptance.scaling_plot import plot
 from tests.acceptance.test_rides import assert_each_became_one_trip, broadcast, subscribed_by_amqp
 from tests.brokers import until
 from tests.processes import Home, Process
@@ -39,13 +44,13 @@ class Scaler:
         self._down_at = 0.0
         self._leaving: list[asyncio.Task[int]] = []
         self.workers: list[Process] = []
-        self.seen: list[tuple[int, int]] = []
+        self.seen: list[tuple[float, int, int]] = []
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             depth = await asyncio.to_thread(self._depth)
-            self.seen.append((depth, len(self.workers)))
+            self.seen.append((time.time(), depth, len(self.workers)))
             wish = max(SPEC["minReplicaCount"], min(SPEC["maxReplicaCount"], MOST, math.ceil(depth / self._each)))
             now = time.monotonic()
             self._wished.append((now, wish))
@@ -97,6 +102,24 @@ async def test_workers_come_and_go_with_the_queue_and_nothing_is_lost_or_accepte
         scaling.cancel()
         assert set(await scaler.left()) == {0}
         assert_each_became_one_trip(sandbox, subscriber, requests)
-    assert max(workers for _, workers in scaler.seen) == MOST
-    assert max(depth for depth, _ in scaler.seen) > SPEC["minReplicaCount"] * scaler._each
+    assert max(workers for _, _, workers in scaler.seen) == MOST
+    assert max(depth for _, depth, _ in scaler.seen) > SPEC["minReplicaCount"] * scaler._each
     assert scaler._queue == topics.BROADCAST_RECEIVED
+    if file := os.environ.get("SCALING_PLOT"):
+        Path(file).write_text(drawn(sandbox, scaler))
+
+
+def drawn(sandbox: Sandbox, scaler: Scaler) -> str:
+    """A run as a plot; the time to accept is from the first webhook of a request to the accept call."""
+    began = scaler.seen[0][0]
+    offered: dict[str, float] = {}
+    for webhook in sandbox.record.webhooks():
+        offered.setdefault(webhook.request_id, webhook.at)
+    accepted = [(call.at - began, call.at - offered[call.request_id]) for call in sandbox.record.calls("accept")]
+    return plot(
+        [
+            ("messages in receiver.broadcast-received", [(at - began, depth) for at, depth, _ in scaler.seen], True),
+            ("workers", [(at - began, workers) for at, _, workers in scaler.seen], True),
+            ("seconds to accept", accepted, False),
+        ]
+    )
