@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from sandbox.server import Options, Sandbox
 from sandbox.trouble import Trouble
@@ -112,6 +113,13 @@ async def test_offers_that_many_decide_at_once_never_take_more_than_there_is_roo
     await store.close()
 
 
+def value(metric: str) -> float:
+    """A gauge of ours, as Prometheus would see it."""
+    found = REGISTRY.get_sample_value(metric)
+    assert found is not None
+    return found
+
+
 async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
     store: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +131,8 @@ async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
         await broker.consume("dispatch", 10, hands)
         outbox = Outbox(store, broker, kept)
         outbox.publish_soon()
+        await until(lambda: value("receiver_outbox_events") == 2, 5)
+        assert 0 <= value("receiver_outbox_oldest_seconds") < 60
         assert (await hands.next()).message.headers["ce-subject"] == "VC-2"
         assert await hands.nothing(0.3)
         assert outbox.problem is None
