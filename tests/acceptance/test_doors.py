@@ -47,7 +47,7 @@ async def test_a_cad_over_http_makes_trips_and_drives_them_to_completed_through_
             await until(lambda: sum(len(each) > 1 for each in states_at_vectorcare(sandbox).values()) > 3, 30)
             sandbox.set_trouble(Trouble(fail=1.0, calls=("state",)))
             requests += await broadcast(sandbox, TRIPS // 4, "acme")
-            await until(lambda: len(sandbox.record.calls("state")) > 100, 30)
+            await until(lambda: len(sandbox.record.calls("state")) > 60, 30)
             sandbox.set_trouble(Trouble())
             requests += await broadcast(sandbox, TRIPS - len(requests), "acme")
             await until(lambda: sum(trip["state"] == "completed" for trip in cad.trips.values()) == TRIPS, 60)
