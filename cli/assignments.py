@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.configured import Config, configuration, known
 from cli.house import open_house
-from cli.options import Config, configuration, known
 from cli.present import present
 from shared import logs
 from shared.settings import Settings

@@ -11,8 +11,8 @@ from typing import Annotated, Final
 import typer
 from sqlalchemy import Connection, insert
 
+from cli.configured import Config, configuration, known
 from cli.house import House, open_house
-from cli.options import Config, configuration, known
 from shared import logs, topics
 from shared.broker import Binding, Delivery, Message
 from shared.errors import DeliveryLost, Unavailable

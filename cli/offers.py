@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Row, select
 
+from cli.configured import Actor, Config, acting, configuration, known
 from cli.house import House, open_house
-from cli.options import Actor, Config, configuration, known, who
 from cli.present import present
 from shared import logs, topics
 from shared.broker import Message
@@ -64,7 +64,7 @@ def accept(
     offer: Offer, notes: Notes = None, actor: Actor = None, within: Within = _SECONDS, config: Config = None
 ) -> None:
     """Accept a held offer."""
-    _answer("accept", offer, {"notes": _notes(notes)}, who(actor), within, config)
+    _answer("accept", offer, {"notes": _notes(notes)}, acting(actor), within, config)
 
 
 @app.command("decline")
@@ -72,7 +72,7 @@ def decline(
     offer: Offer, notes: Notes = None, actor: Actor = None, within: Within = _SECONDS, config: Config = None
 ) -> None:
     """Decline a held offer."""
-    _answer("decline", offer, {"notes": _notes(notes)}, who(actor), within, config)
+    _answer("decline", offer, {"notes": _notes(notes)}, acting(actor), within, config)
 
 
 @app.command("propose")
@@ -84,7 +84,7 @@ def propose(
     config: Config = None,
 ) -> None:
     """Propose another pickup time for a held offer."""
-    _answer("propose", offer, {"at": at}, who(actor), within, config)
+    _answer("propose", offer, {"at": at}, acting(actor), within, config)
 
 
 def _notes(given: str | None) -> str | None:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from sqlalchemy import Connection
 
+from cli.configured import Actor, Config, acting, configuration, known
 from cli.house import open_house
-from cli.options import Actor, Config, configuration, known, who
 from shared import logs
 from shared.settings import Settings
 from worker import pausing
@@ -20,12 +20,12 @@ All = Annotated[bool, typer.Option("--all", help="Every customer.")]
 
 def pause(customer: Customer = None, everyone: All = False, actor: Actor = None, config: Config = None) -> None:
     """Begin no accept any more, on any worker, until resumed; offers are held."""
-    _set("pause", customer, everyone=everyone, actor=who(actor), config=config)
+    _set("pause", customer, everyone=everyone, actor=acting(actor), config=config)
 
 
 def resume(customer: Customer = None, everyone: All = False, actor: Actor = None, config: Config = None) -> None:
     """Let the policy decide again. What was held meanwhile stays held."""
-    _set("resume", customer, everyone=everyone, actor=who(actor), config=config)
+    _set("resume", customer, everyone=everyone, actor=acting(actor), config=config)
 
 
 def _set(deed: str, customer: str | None, *, everyone: bool, actor: str, config: "Config") -> None:

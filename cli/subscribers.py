@@ -15,7 +15,7 @@ import typer
 from pydantic import ValidationError
 from yarl import URL
 
-from cli.options import Config, configuration, known
+from cli.configured import Config, configuration, known
 from shared import logs, topics
 from shared.errors import Unavailable
 from shared.settings import Subscription

@@ -41,6 +41,7 @@ class Link:
         self._look = asyncio.Event()
         self._prepared = asyncio.Event()
         self._problem: str | None = "not connected yet"
+        self._leaving: set[asyncio.Task[None]] = set()
         self._task = asyncio.create_task(self._keep(), name=f"amqp {name}")
 
     @property
@@ -68,7 +69,9 @@ class Link:
         """Close the connection and open none any more."""
         self._task.cancel()
         await asyncio.wait([self._task])
-        await self._let_go()
+        self._let_go()
+        if self._leaving:
+            await asyncio.wait(self._leaving)
 
     async def _keep(self) -> None:
         failures = 0
@@ -84,7 +87,7 @@ class Link:
                 raise_if_asked_to_stop()
                 self._problem = describe(error)
                 _log.warning("broker_unreachable", link=self._name, host=url.host, problem=self._problem)
-                await self._let_go()
+                self._let_go()
                 failures += 1
                 slowest = min(_SLOWEST_RECONNECT, 0.1 * 2 ** min(failures, 10))
                 await asyncio.sleep(slowest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
@@ -93,7 +96,7 @@ class Link:
             _log.info("broker_connected", link=self._name, host=url.host)
             await self._watch(connection)
             _log.warning("broker_lost", link=self._name, host=url.host)
-            await self._let_go()
+            self._let_go()
 
     async def _watch(self, connection: AbstractConnection) -> None:
         """Until the connection is lost; the topology is declared again every few seconds, in case it went."""
@@ -105,8 +108,10 @@ class Link:
         while not closed.done():
             self._prepared.set()
             look = asyncio.create_task(self._look.wait())
-            await asyncio.wait([closed, look], timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            look.cancel()
+            try:
+                await asyncio.wait([closed, look], timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                look.cancel()
             self._look.clear()
             if closed.done():
                 return
@@ -120,15 +125,23 @@ class Link:
                 if isinstance(error, TimeoutError):
                     return  # it hangs: another connection may not
 
-    async def _let_go(self) -> None:
+    def _let_go(self) -> None:
+        """Leave the connection behind; a node that hangs may take long to say goodbye, and the next is not kept
+        waiting for that."""
         self._up.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
             self._problem = self._problem or "the connection was lost"
-            try:
-                await bounded(connection.close(), _CONNECT_SECONDS)
-            except LOSSES:
-                raise_if_asked_to_stop()
+            leaving = asyncio.create_task(_say_goodbye(connection))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+
+async def _say_goodbye(connection: AbstractConnection) -> None:
+    try:
+        await bounded(connection.close(), _CONNECT_SECONDS)
+    except LOSSES:
+        raise_if_asked_to_stop()
 
 
 def _with_heartbeat(url: str) -> URL:

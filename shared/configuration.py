@@ -42,10 +42,6 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
         customers = {}
     for place, part in _parts_with_files(tree):
         _read_files(place, part, folder, problems, warnings)
-    ingress = tree.get("ingress")
-    if isinstance(ingress, dict) and "spool" in ingress:
-        del ingress["spool"]
-        problems.append(Problem("ingress.spool", "is not built into this version yet; remove it"))
     unknown = set(tree) - {"ingress", "worker", "broker", "store", "subscriptions", "client", "notify"}
     problems += [_misspelt(key, set(Settings.model_fields) - _INNER, variables.get(key)) for key in sorted(unknown)]
     problems += [
@@ -59,6 +55,8 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
         warnings += _readable_by_others(f"store.encryption_key_files[{number}]", folder / key)
     if file and _holds_secrets([*customers.values(), *_tables(tree.get("subscriptions")), tree.get("notify")]):
         warnings += _readable_by_others(str(file), file)
+    if settings.ingress.spool.path is not None and settings.broker_file is not None:
+        warnings.append(Problem("ingress.spool", "is not used: the embedded broker is a file of this machine already"))
     return settings.model_copy(
         update={
             "customers": good,

@@ -27,6 +27,13 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class SpoolSettings(Part):
+    """`[ingress.spool]`: where webhooks are kept while RabbitMQ can't confirm; without a path there is no spool."""
+
+    path: Path | None = None
+    max_bytes: Annotated[int, Field(ge=1048576)] = 1073741824
+
+
 class IngressSettings(Part):
     """`[ingress]`: the public listener and the admin listener (health, metrics) of the webhook endpoint."""
 
@@ -40,6 +47,7 @@ class IngressSettings(Part):
     allow_from: tuple[IPvAnyNetwork, ...] = ()
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     drain_seconds: Seconds = 20
+    spool: SpoolSettings = SpoolSettings()
 
 
 class WorkerSettings(Part):
@@ -69,7 +77,7 @@ class BrokerSettings(Part):
     @classmethod
     def _of_one_kind(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         urls = [url.get_secret_value() for url in value]
-        sqlite = [url for url in urls if _sqlite_path(url)]
+        sqlite = [url for url in urls if sqlite_path(url)]
         amqp = [url for url in urls if url.startswith(("amqp://", "amqps://")) and _host(url)]
         if len(amqp) == len(urls) > 0 or len(sqlite) == len(urls) == 1:
             return value
@@ -80,17 +88,16 @@ class StoreSettings(Part):
     """`[store]`: what is known of each service request. With an amqp broker there is no default address."""
 
     url: SecretStr | None = None
+    connections: Annotated[int, Field(ge=1, le=100)] = 8
     keep_days: Annotated[int, Field(ge=1, le=3650)] = 30
     encryption_key_files: Files = ()
 
     @field_validator("url")
     @classmethod
     def _known(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None or _sqlite_path(value.get_secret_value()):
+        if value is None or sqlite_path(value.get_secret_value()) or is_postgresql(value.get_secret_value()):
             return value
-        if value.get_secret_value().startswith("postgresql://"):
-            raise ValueError("PostgreSQL is not built into this version yet; use sqlite:PATH")
-        raise ValueError("must be sqlite:PATH")
+        raise ValueError("must be sqlite:PATH or postgresql://USER:PASSWORD@HOST/DATABASE")
 
 
 CustomerId = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
@@ -298,16 +305,22 @@ class Settings(Part):
     @property
     def broker_file(self) -> Path | None:
         """The embedded broker's file; None where the broker is RabbitMQ."""
-        path = _sqlite_path(self.broker.url[0].get_secret_value())
+        path = sqlite_path(self.broker.url[0].get_secret_value())
         return self.path(path) if path else None
 
     @property
-    def store_file(self) -> Path:
-        """The store's file; ConfigurationError where none is named and the broker is RabbitMQ."""
+    def spool_file(self) -> Path | None:
+        """The spool's file; None where there is none, or no use for one: the embedded broker is a file itself."""
+        path = self.ingress.spool.path
+        return None if path is None or self.broker_file is not None else self.path(path)
+
+    @property
+    def store_file(self) -> Path | None:
+        """The store's file; None where it is on PostgreSQL, ConfigurationError where none is named and the broker is
+        RabbitMQ."""
         if self.store.url is not None:
-            path = _sqlite_path(self.store.url.get_secret_value())
-            assert path is not None  # the validator lets nothing else through
-            return self.path(path)
+            path = sqlite_path(self.store.url.get_secret_value())
+            return self.path(path) if path else None
         if self.broker_file is None:
             raise ConfigurationError(
                 [Problem("store.url", "is required with an amqp broker; for example sqlite:receiver.db")]
@@ -329,9 +342,15 @@ def _signing_key(secret: str) -> bytes:
     return key
 
 
-def _sqlite_path(url: str) -> Path | None:
+def sqlite_path(url: str) -> Path | None:
+    """The path of `sqlite:PATH`; None where it is another address."""
     kind, _, rest = url.partition(":")
     return Path(rest) if kind == "sqlite" and rest else None
+
+
+def is_postgresql(url: str) -> bool:
+    """Whether this is PostgreSQL's address."""
+    return url.startswith(("postgresql://", "postgres://")) and _host(url) is not None
 
 
 def _host(url: str) -> str | None:

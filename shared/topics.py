@@ -4,7 +4,7 @@ Pure. These names are a contract with people outside the code.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -51,6 +51,15 @@ def topology(subscriptions: Iterable[tuple[str, str]] = ()) -> Topology:
 def rfc3339(at: float) -> str:
     """Unix seconds as RFC 3339 in UTC with milliseconds, VectorCare's own form."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_since_received(headers: Mapping[str, str], now: float) -> float | None:
+    """How long ago the ingress received a webhook; None where the headers do not say."""
+    try:
+        received = datetime.fromisoformat(headers["ce-receivedtime"])
+        return max(0.0, now - received.timestamp())
+    except (KeyError, ValueError):
+        return None
 
 
 def webhook_message(webhook: Event | Unreadable, received_at: float) -> Message:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from shared import topics
 from shared.broker import Broker, Delivery
-from shared.engine import Engine
+from shared.database import Database
 from shared.errors import ConfigurationError, Problem
 from shared.sealing import Sealer
 from shared.settings import Settings
@@ -95,15 +95,15 @@ class Doors:
         await self.watch.stop()
 
 
-async def migrate(engine: Engine) -> None:
-    """Bring the store's tables up to date."""
-    await engine.migrate("worker.migrations", "store_version")
+async def migrate(store: Database) -> tuple[str, ...]:
+    """Bring the store's tables up to date; the steps that were taken."""
+    return await store.migrate("worker.migrations", "store_version")
 
 
 async def start(
     settings: Settings,
     broker: Broker,
-    store: Engine,
+    store: Database,
     sealer: Sealer,
     customers: Mapping[str, Customer],
     roles: Collection[str],
@@ -140,7 +140,7 @@ async def start(
 async def _open_doors(
     settings: Settings,
     broker: Broker,
-    store: Engine,
+    store: Database,
     sealer: Sealer,
     customers: frozenset[str],
     outbox: Outbox,

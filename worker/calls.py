@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
+from shared.topics import rfc3339
 from worker.assignment import Call
 
 MOST_LOCATIONS: Final = 200  # that one call may carry
@@ -19,8 +21,11 @@ class ApiCall:
     body: Any = field(repr=False)
 
 
-def answer_offer(call: Call, notes: str | None) -> ApiCall:
-    """Accept or decline."""
+def answer_offer(call: Call, notes: str | None, propose_at: datetime | None) -> ApiCall:
+    """Accept, decline, or propose the pickup at `propose_at`."""
+    if call is Call.PROPOSE:
+        assert propose_at is not None  # the policy and the command's schema see to it
+        return propose(rfc3339(propose_at.timestamp()))
     return ApiCall(call.value, "PUT", call.value, {"response_notes": notes} if notes else {})
 
 

@@ -5,7 +5,8 @@ with the message that tells it. A command that comes twice finds the first one's
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from datetime import datetime
+from typing import Any, Final
 
 import orjson
 from sqlalchemy import Connection, Row, select, update
@@ -14,11 +15,10 @@ from shared.broker import Delivery, Message
 from shared.database import insert_if_absent
 from worker import acknowledging, calls, command, pausing, person, progress
 from worker.admission import Refusal
-from worker.assignment import ACK, Answered, Settle
+from worker.assignment import ACK, Answered, Call, Result, Settle, Wish
 from worker.command import FOR_A_CUSTOMER, PERSONAL, Command, Malformed
 from worker.consume import Handled
 from worker.desk import Desk
-from worker.person import Again, PersonCommand, Result
 from worker.results import PENDING, THIS, finish, locked, tell
 from worker.tables import assignments, capacities, commands
 
@@ -39,7 +39,14 @@ class Mine:
     row: Row[Any]
 
 
-Taken = Mine | Settle
+@dataclass(frozen=True, slots=True)
+class ToConfirm:
+    """It was done; what it did is looked after until VectorCare's webhook has confirmed it."""
+
+    row: Row[Any]
+
+
+Taken = Mine | ToConfirm | Settle
 
 
 def customer_of(message: Message) -> str:
@@ -58,7 +65,10 @@ async def handle(desk: Desk, delivery: Delivery) -> Handled:
         return Handled(Settle(reason=_UNREADABLE), _UNREADABLE, {})
     taken = await desk.ledger.transact(lambda connection, now: _take(connection, now, desk, found, delivery.attempts))
     desk.outbox.publish_soon()
-    settle = taken if isinstance(taken, Settle) else await _carry_out(desk, delivery, taken.row)
+    if isinstance(taken, Mine):
+        settle = await _carry_out(desk, delivery, taken.row)
+    else:
+        settle = taken if isinstance(taken, Settle) else await _look_after(desk, taken.row)
     ids = {"command": found.command, "id": found.command_id, "request": found.service_request_id}
     return Handled(settle, "come_again" if settle.after is not None else "has_a_result", ids)
 
@@ -71,7 +81,7 @@ def _take(connection: Connection, now: float, desk: Desk, found: Command | Malfo
     if row.state != PENDING:
         if attempts == 0:  # sent again by its sender, who may have missed the result; else it was we who delayed it
             tell(connection, desk.ledger, row)
-        return ACK
+        return ToConfirm(row) if row.command == Call.ACCEPT and row.state == "done" else ACK
     if row.claimed_until > now:
         return Mine(row) if row.command in progress.KINDS else Settle(min(row.claimed_until - now, _BUSY))
     result = _malformed(found) if row.args is None else _at_once(connection, now, desk, row)
@@ -187,23 +197,32 @@ async def _carry_out(desk: Desk, delivery: Delivery, row: Row[Any]) -> Settle:
 
 
 async def _decide(desk: Desk, delivery: Delivery, row: Row[Any], args: dict[str, Any]) -> Settle:
-    asked = PersonCommand(
+    customer = desk.customers[row.customer_id]
+    step = await person.decide(desk, delivery, customer, row.service_request_id, _wish(row, args))
+    if step.result is None:
+        await _release(desk, row)
+    else:
+        await _finish(desk, row, step.result)
+    return step.settle
+
+
+async def _look_after(desk: Desk, row: Row[Any]) -> Settle:
+    customer = desk.customers[row.customer_id]
+    wish = _wish(row, orjson.loads(desk.ledger.open(row.args)))
+    return (await person.look_after(desk, customer, row.service_request_id, wish)).settle
+
+
+def _wish(row: Row[Any], args: dict[str, Any]) -> Wish:
+    at = args.get("at")
+    return Wish(
         row.id,
-        row.customer_id,
-        row.service_request_id,
-        cast("Literal['accept', 'decline', 'propose']", row.command),
-        args["notes"],
-        args.get("at"),
+        Call(row.command),
         row.actor or "unnamed",
+        args["notes"],
+        datetime.fromisoformat(at) if at else None,
         row.expected_revision,
         row.not_after,
     )
-    result = await person.decide(desk, delivery, asked)
-    if isinstance(result, Again):
-        await _release(desk, row)
-        return Settle(result.seconds)
-    await _finish(desk, row, result)
-    return ACK
 
 
 async def _request_change(desk: Desk, delivery: Delivery, row: Row[Any], args: dict[str, Any]) -> Settle:

@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import Connection, Row, and_, bindparam, exists, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, func, select, update
 
 from shared import metrics, topics
 from shared.broker import Broker, Message
-from shared.database import Database
+from shared.database import Database, one_at_a_time
 from shared.errors import Unavailable
 from shared.sealing import CannotOpen, Sealer
 from shared.settings import Subscription
@@ -24,6 +26,7 @@ _BATCH: Final = 200
 _LOOK_SECONDS: Final = 1.0  # how late an outcome left behind by another process may be seen
 _PUBLISH_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 1.0
+_MEASURE_SECONDS: Final = 5.0  # how often what waits is counted
 _UNOPENED_SECONDS: Final = 60.0  # an outcome whose key is missing is looked at again after this
 
 _log = structlog.get_logger("outbox")
@@ -48,6 +51,7 @@ class Outbox:
         self.told = Bell()
         self._wake = asyncio.Event()
         self._stopping = False
+        self._measure_at = 0.0
         self._task = asyncio.create_task(self._run(), name="outbox")
 
     @property
@@ -74,11 +78,20 @@ class Outbox:
                     await self._wake.wait()
             self._wake.clear()
             try:
+                await self._measure()
                 while await self._publish_batch():
                     pass
             except Unavailable as error:
                 _log.warning("outcomes_not_published", problem=str(error))
                 await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _measure(self) -> None:
+        if time.monotonic() < self._measure_at:
+            return
+        self._measure_at = time.monotonic() + _MEASURE_SECONDS
+        count, oldest = await self._database.transact(_backlog)
+        metrics.OUTBOX_EVENTS.set(count)
+        metrics.OUTBOX_OLDEST.set(oldest)
 
     async def _publish_batch(self) -> bool:
         """Claim, publish, forget; whether there was anything. Raises Unavailable where a part could not be done."""
@@ -143,11 +156,23 @@ _FREE: Final = (
 )
 _THESE: Final = outbox.c.id.in_(bindparam("ids", expanding=True))
 _TAKE: Final = update(outbox).where(_THESE).values(claimed_until=bindparam("until")).returning(*outbox.c)
+_HOW_MANY: Final = select(func.count()).select_from(outbox)
+_FIRST: Final = select(outbox.c.headers).order_by(outbox.c.id).limit(1)
 _LEAVE: Final = update(outbox).where(_THESE).values(claimed_until=bindparam("until"))
+
+
+def _backlog(connection: Connection, now: float) -> tuple[int, float]:
+    """How many outcomes wait to be published, and for how many seconds the oldest has."""
+    headers = connection.scalar(_FIRST)
+    if headers is None:
+        return 0, 0.0
+    committed = datetime.fromisoformat(headers["ce-time"]).timestamp()
+    return connection.scalar(_HOW_MANY) or 0, max(0.0, now - committed)
 
 
 def _claim(connection: Connection, now: float) -> list[Row[Any]]:
     """Unclaimed rows whose request has no earlier row in another process's hands, by request and in order."""
+    one_at_a_time(connection, "outbox")
     ids = list(connection.scalars(_FREE, {"now": now}))
     if not ids:
         return []

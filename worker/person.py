@@ -1,47 +1,44 @@
-"""A person's answer to a held offer, carried out by the core: accept, decline, propose."""
+"""A person's decision about an offer, from a command: the same intents, calls and guarantees as a rule's."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+import time
+import uuid
 
 from shared.broker import Delivery
+from worker import assignment
+from worker.assignment import Assignment, Step, Wish
+from worker.calling import Errand, carry_out
+from worker.customers import Customer
 from worker.desk import Desk
-
-Outcome = Literal["done", "refused", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class PersonCommand:
-    """What a person decided. `propose_at` is RFC 3339 in UTC; `not_after` is Unix seconds; notes may be PHI."""
-
-    id: str
-    customer_id: str
-    service_request_id: str
-    kind: Literal["accept", "decline", "propose"]
-    notes: str | None = field(repr=False)
-    propose_at: str | None
-    actor: str
-    expected_revision: int | None
-    not_after: float | None
+from worker.inquiry import Inquiry
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The one result of a command: a code of `command-result/1` and a sentence without values."""
+async def decide(desk: Desk, delivery: Delivery, customer: Customer, service_request_id: str, wish: Wish) -> Step:
+    """Do what the wish says. The step's `result` ends the command; without one the delivery comes again by its
+    `settle`. A result and a `settle` with a delay: the command is answered, and its accept is looked after
+    (`look_after`) until VectorCare's webhook has confirmed it."""
+    intent_id = uuid.uuid4().hex
+    began = looked_at = time.monotonic()
 
-    outcome: Outcome
-    code: str
-    sentence: str
-    vectorcare_code: str | None = None
+    def wished(known: Assignment, inquiry: Inquiry, now: float) -> Step:
+        def paused() -> bool:
+            nonlocal looked_at
+            looked_at = time.monotonic()
+            return inquiry.paused()
+
+        return assignment.wished(known, wish, paused=paused, rules=desk.rules, intent_id=intent_id, now=now)
+
+    step = await desk.step(customer.customer_id, service_request_id, wished)
+    if step.call is None:
+        return step
+    errand = Errand(customer, service_request_id, None, intent_id, delivery.attempts, began, looked_at)
+    answer, answered = await carry_out(desk, errand, step)
+    return assignment.wish_answered(answered, wish.call, answer)
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
-    """Not decided yet: the delivery comes again after so many seconds."""
+async def look_after(desk: Desk, customer: Customer, service_request_id: str, wish: Wish) -> Step:
+    """A command that has its result comes by again: somebody is told where no webhook has confirmed its accept."""
 
-    seconds: float
+    def looked(known: Assignment, _: Inquiry, now: float) -> Step:
+        return assignment.wish_looked_after(known, wish, rules=desk.rules, now=now)
 
-
-async def decide(desk: Desk, delivery: Delivery, command: PersonCommand) -> Result | Again:
-    """Carry it out. Called again with the same id after Again, and after a crash before the result was committed: the
-    second time must have no second effect."""
-    return Result("refused", "not_built", f"{command.kind} by a person is not built into this version yet")
+    return await desk.step(customer.customer_id, service_request_id, looked)

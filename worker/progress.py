@@ -13,10 +13,9 @@ from sqlalchemy import Connection, Row, and_, bindparam, select, update
 
 from shared.topics import rfc3339
 from worker import calls
-from worker.assignment import ACK, Answer, Answered, Settle
+from worker.assignment import ACK, Answer, Answered, Result, Settle
 from worker.calls import MOST_LOCATIONS
 from worker.desk import Desk
-from worker.person import Result
 from worker.results import PENDING, finish, locked
 from worker.tables import commands
 

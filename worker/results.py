@@ -7,8 +7,8 @@ from sqlalchemy import Connection, Row, and_, bindparam, insert, select, update
 
 from shared.broker import Message
 from shared.topics import rfc3339
+from worker.assignment import Result
 from worker.ledger import Ledger
-from worker.person import Result
 from worker.tables import audit, commands, outbox
 
 PENDING: Final = "pending"
@@ -28,7 +28,7 @@ def locked(connection: Connection, customer_id: str, command_id: str) -> Row[Any
 def finish(connection: Connection, now: float, ledger: Ledger, row: Row[Any], result: Result) -> None:
     """Write the result of a pending command and what is to be told of it; nothing where it has one already."""
     values = {
-        "state": result.outcome,
+        "state": result.ending,
         "code": result.code,
         "vectorcare_code": result.vectorcare_code,
         "sentence": result.sentence,

@@ -2,9 +2,10 @@
 
 from typing import Final
 
-from sqlalchemy import JSON, Boolean, Column, Float, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Integer, LargeBinary, MetaData, Table, Text
 
 _metadata: Final = MetaData()
+_ID: Final = BigInteger().with_variant(Integer, "sqlite")  # 200 outcomes a second fill 32 bits in four months
 
 assignments: Final = Table(
     "assignments",
@@ -40,8 +41,7 @@ assignments: Final = Table(
     Column("times_seen", Integer),
     Column("proposals", Integer),
     Column("hold_until", Float),
-    Column("intent_values", JSON(none_as_null=True)),
-    Column("watched_by", Text),
+    Column("asked_by", Text),
     Column("actor", Text),
     Column("tags", JSON(none_as_null=True)),
 )
@@ -60,7 +60,7 @@ customers: Final = Table(
 offers: Final = Table(
     "offers",
     _metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _ID, primary_key=True),
     Column("customer_id", Text),
     Column("service_request_id", Text),
     Column("event_id", Text),
@@ -89,7 +89,7 @@ gaps: Final = Table(
 audit: Final = Table(
     "audit",
     _metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _ID, primary_key=True),
     Column("at", Float),
     Column("actor", Text),
     Column("deed", Text),
@@ -102,7 +102,7 @@ audit: Final = Table(
 outbox: Final = Table(
     "outbox",
     _metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _ID, primary_key=True),
     Column("customer_id", Text),
     Column("service_request_id", Text),
     Column("routing_key", Text),
@@ -116,7 +116,7 @@ outbox: Final = Table(
 parked: Final = Table(
     "parked",
     _metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _ID, primary_key=True),
     Column("fingerprint", Text),
     Column("customer_id", Text),
     Column("service_request_id", Text),

@@ -1,6 +1,7 @@
 """VectorCare's API 2.0 as a client: each call sent at most once, each answer one of a closed set."""
 
 import asyncio
+import math
 import time
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -13,8 +14,8 @@ from aiohttp import ClientError
 from yarl import URL
 
 from shared import metrics
-from worker.assignment import Answer, Answered, Call
-from worker.calls import ApiCall, answer_offer
+from worker.assignment import Answer, Answered
+from worker.calls import ApiCall
 from worker.customers import Customer
 from worker.limited_body import limited_body
 from worker.sent_once import Broken, sent_once
@@ -61,14 +62,13 @@ class VectorCare:
             await token.close()
         await self._session.close()
 
-    async def call(self, customer: Customer, service_request_id: str, call: Call, notes: str | None) -> Answer:
-        """Answer an offer; see `send`."""
-        return await self.send(customer, service_request_id, answer_offer(call, notes))
-
-    async def send(self, customer: Customer, service_request_id: str, call: ApiCall) -> Answer:
-        """Make the call and say what is known after it; takes at most `call_seconds`, raises nothing."""
+    async def send(
+        self, customer: Customer, service_request_id: str, call: ApiCall, *, start_by: float = math.inf
+    ) -> Answer:
+        """Make the call and say what is known after it; takes at most `call_seconds`, raises nothing. A call that
+        can't begin by `start_by` (monotonic seconds), because a token is waited for, is not made: NOT_SENT."""
         started = time.perf_counter()
-        answer = await self._unless_throttled(customer, service_request_id, call)
+        answer = await self._unless_throttled(customer, service_request_id, call, start_by)
         seconds = time.perf_counter() - started
         metrics.API_CALLS.labels(customer.customer_id, call.name, answer.kind).inc()
         metrics.API_SECONDS.labels(call.name).observe(seconds)
@@ -84,18 +84,20 @@ class VectorCare:
         )
         return answer
 
-    async def _unless_throttled(self, customer: Customer, service_request_id: str, call: ApiCall) -> Answer:
+    async def _unless_throttled(
+        self, customer: Customer, service_request_id: str, call: ApiCall, start_by: float
+    ) -> Answer:
         patience = self._throttled_until.get(customer.customer_id, 0.0) - time.monotonic()
         if patience > 0:
             return Answer(
                 Answered.THROTTLED, retry_after=patience
             )  # VectorCare's limit is the customer's, not the call's
-        answer = await self._authorized(customer, service_request_id, call)
+        answer = await self._authorized(customer, service_request_id, call, start_by)
         if answer.kind is Answered.THROTTLED:
             self._throttled_until[customer.customer_id] = time.monotonic() + answer.retry_after
         return answer
 
-    async def _authorized(self, customer: Customer, service_request_id: str, call: ApiCall) -> Answer:
+    async def _authorized(self, customer: Customer, service_request_id: str, call: ApiCall, start_by: float) -> Answer:
         token = self._tokens[customer.customer_id]
         url = URL(f"{customer.api_url}/requests/{service_request_id}/{call.suffix}/", encoded=True)
         body = orjson.dumps(call.body)
@@ -107,6 +109,8 @@ class VectorCare:
                     bearer = await token.get()
             except (TokenRefused, TimeoutError):
                 return Answer(Answered.NO_TOKEN)
+            if time.monotonic() > start_by:
+                return Answer(Answered.NOT_SENT)
             answer = await self._send(call.method, url, body, bearer, deadline)
             if answer.kind is not Answered.NO_TOKEN:
                 return answer

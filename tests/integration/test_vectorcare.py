@@ -15,6 +15,7 @@ from tests.processes import free_port
 from tests.webhooks import public_key
 from worker import calls
 from worker.assignment import Answer, Answered, Call, Mode
+from worker.calls import answer_offer
 from worker.customers import Customer
 from worker.policy import NO_POLICY
 from worker.vectorcare import VectorCare
@@ -109,7 +110,7 @@ async def client(mine: Customer, seconds: float = 5.0) -> AsyncIterator[Callable
     async with VectorCare({"acme": mine}, seconds) as vectorcare:
 
         async def call(what: Call = Call.ACCEPT, notes: str | None = None, request: str = "VC-1") -> Answer:
-            return await vectorcare.call(mine, request, what, notes)
+            return await vectorcare.send(mine, request, answer_offer(what, notes, None))
 
         yield call
 

@@ -15,41 +15,27 @@ from shared.engine import Engine
 from shared.errors import Unavailable
 from shared.sealing import Sealer
 from tests.acceptance.test_rides import broadcast
+from tests.assignments import ACCEPT, HOLD, RULES, counsel
 from tests.brokers import Hands, embedded, message, until
 from tests.processes import Home, Process
 from tests.webhooks import event
 from worker import app as workers
 from worker import assignment
-from worker.assignment import Answer, Answered, Call, Mode, Rules
-from worker.lane import Lane
-from worker.ledger import Ledger, Load
+from worker.assignment import Answer, Answered, Assignment, Call, Step
+from worker.inquiry import Inquiry
+from worker.ledger import Ledger
 from worker.outbox import Outbox
-from worker.policy import Decision, Reason, Verdict
-
-RULES = Rules(lease=15.0, confirm_within=120.0)
-ACCEPT = Decision(Verdict.ACCEPT, Reason.RULE, "rule 'all'", "all")
-HOLD = Decision(Verdict.HOLD, Reason.DEFAULT, "no rule matched")
+from worker.policy import Decision
 
 
-async def offer(ledger: Ledger, request: str, decision: Decision) -> Load:
-    """Offer a request to the ledger; what it says the customer has beside it."""
+async def offer(ledger: Ledger, request: str, decision: Decision) -> tuple[int, int]:
+    """Offer a request to the ledger; how many trips are open, and accepts of the last hour there are, beside it."""
     found = event(service_request_id=request)
-    seen: list[Load] = []
+    seen: list[tuple[int, int]] = []
 
-    def transition(known: assignment.Assignment, load: object, now: float) -> assignment.Step:
-        assert callable(load)
-        seen.append(load())
-        return assignment.offered(
-            known,
-            found,
-            lambda: decision,
-            lambda: None,
-            mode=Mode.AUTOMATIC,
-            rules=RULES,
-            intent_id=request,
-            attempts=0,
-            now=now,
-        )
+    def transition(known: Assignment, inquiry: Inquiry, now: float) -> Step:
+        seen.append(inquiry.open_and_last_hour(known))
+        return assignment.offered(known, found, counsel(decision), rules=RULES, intent_id=request, attempts=0, now=now)
 
     await ledger.step("acme", request, transition)
     return seen[0]
@@ -58,13 +44,21 @@ async def offer(ledger: Ledger, request: str, decision: Decision) -> Load:
 async def answer(ledger: Ledger, request: str, kind: Answered) -> None:
     """The API's answer to the accept of a request."""
     found = event(service_request_id=request)
-    await ledger.step(
-        "acme",
-        request,
-        lambda known, _, now: assignment.answered(
-            known, found, Call.ACCEPT, Answer(kind), intent_id=request, attempts=0, rules=RULES, now=now
-        ),
-    )
+
+    def transition(known: Assignment, inquiry: Inquiry, now: float) -> Step:
+        return assignment.answered(
+            known,
+            found,
+            Call.ACCEPT,
+            Answer(kind),
+            refusals=inquiry.count_refusal,
+            rules=RULES,
+            intent_id=request,
+            attempts=0,
+            now=now,
+        )
+
+    await ledger.step("acme", request, transition)
 
 
 @pytest.fixture
@@ -76,18 +70,18 @@ async def store(tmp_path: Path) -> Engine:
 
 async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_itself(store: Engine) -> None:
     ledger = Ledger(store, Sealer(), {})
-    assert await offer(ledger, "VC-1", ACCEPT) == Load(0, 0)
-    assert await offer(ledger, "VC-2", ACCEPT) == Load(1, 1)
+    assert await offer(ledger, "VC-1", ACCEPT) == (0, 0)
+    assert await offer(ledger, "VC-2", ACCEPT) == (1, 1)
     await answer(ledger, "VC-1", Answered.TAKEN)
     await answer(ledger, "VC-2", Answered.GONE)
-    assert await offer(ledger, "VC-3", ACCEPT) == Load(1, 1)
+    assert await offer(ledger, "VC-3", ACCEPT) == (1, 1)
     await answer(ledger, "VC-3", Answered.THROTTLED)
-    assert await offer(ledger, "VC-3", ACCEPT) == Load(1, 1)
-    assert await offer(ledger, "VC-4", HOLD) == Load(1, 1)
+    assert await offer(ledger, "VC-3", ACCEPT) == (1, 1)
+    assert await offer(ledger, "VC-4", HOLD) == (1, 1)
     await offer(ledger, "VC-5", ACCEPT)
     await answer(ledger, "VC-5", Answered.UNKNOWN)
-    assert await offer(ledger, "VC-6", HOLD) == Load(2, 2)
-    assert await offer(ledger, "VC-5", ACCEPT) == Load(1, 1)
+    assert await offer(ledger, "VC-6", HOLD) == (2, 2)
+    assert await offer(ledger, "VC-5", ACCEPT) == (1, 1)
     await store.close()
 
 
@@ -123,32 +117,6 @@ async def test_outcomes_left_behind_are_published_by_the_next_process(store: Eng
         assert subjects == {"VC-0", "VC-1", "VC-2"}
         await outbox.stop(1)
     await store.close()
-
-
-async def test_a_lane_lets_its_limit_in_and_sends_the_rest_away_at_once_when_it_hangs() -> None:
-    lane, release = Lane(2), asyncio.Event()
-    inside = 0
-
-    async def hang() -> None:
-        nonlocal inside
-        async with lane.place() as has_place:
-            assert has_place
-            inside += 1
-            await release.wait()
-
-    tasks = [asyncio.create_task(hang()) for _ in range(2)]
-    await until(lambda: inside == 2, 5)
-    async with lane.place() as has_place:
-        assert not has_place  # waited, in vain
-    began = asyncio.get_running_loop().time()
-    for _ in range(50):
-        async with lane.place() as has_place:
-            assert not has_place
-    assert asyncio.get_running_loop().time() - began < 0.5
-    release.set()
-    await asyncio.gather(*tasks)
-    async with lane.place() as has_place:
-        assert has_place
 
 
 async def test_a_customer_whose_api_hangs_does_not_hold_up_another(tmp_path: Path) -> None:

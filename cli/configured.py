@@ -1,4 +1,4 @@
-"""What many commands share: the option that names the configuration, and how it is read."""
+"""The options that commands share, and what they lead to: the configuration, and who is asking."""
 
 import getpass
 import os
@@ -21,7 +21,9 @@ Config = Annotated[
         "variable: RECEIVER_BROKER__URL, RECEIVER_CUSTOMERS__acme__CLIENT_SECRET.",
     ),
 ]
-Actor = Annotated[str | None, typer.Option("--actor", help="Who decides; without it the user of this machine.")]
+Actor = Annotated[
+    str | None, typer.Option("--actor", help="Who does it, for the audit; without it this machine's user.")
+]
 
 
 def configuration(file: Path | None) -> Settings:
@@ -30,9 +32,12 @@ def configuration(file: Path | None) -> Settings:
     return load(file or (default if default.exists() else None), os.environ)
 
 
-def who(actor: str | None) -> str:
-    """The actor that was named, else the user of this machine."""
-    return actor or getpass.getuser()
+def acting(actor: str | None) -> str:
+    """Who does it: as given, else the user that runs the command."""
+    try:
+        return actor or getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name
+        return f"uid {os.getuid()}"
 
 
 def known(settings: Settings, customer_id: str) -> str:
