@@ -156,8 +156,9 @@ _FREE: Final = (
 )
 _THESE: Final = outbox.c.id.in_(bindparam("ids", expanding=True))
 _TAKE: Final = update(outbox).where(_THESE).values(claimed_until=bindparam("until")).returning(*outbox.c)
-_HOW_MANY: Final = select(func.count()).select_from(outbox)
-_FIRST: Final = select(outbox.c.headers).order_by(outbox.c.id).limit(1)
+_UNTOLD: Final = outbox.c.position.is_(None)
+_HOW_MANY: Final = select(func.count()).select_from(outbox).where(_UNTOLD)
+_FIRST: Final = select(outbox.c.headers).where(_UNTOLD).order_by(outbox.c.id).limit(1)
 _LEAVE: Final = update(outbox).where(_THESE).values(claimed_until=bindparam("until"))
 
 
