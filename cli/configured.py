@@ -38,3 +38,12 @@ def acting(actor: str | None) -> str:
         return actor or getpass.getuser()
     except (KeyError, OSError):  # a container's user often has no name
         return f"uid {os.getuid()}"
+
+
+def known(settings: Settings, customer_id: str) -> str:
+    """A customer of the configuration; a wrong call where there is none of this name."""
+    if customer_id not in settings.declared:
+        raise typer.BadParameter(
+            f"there is no customer {customer_id}; there are {', '.join(sorted(settings.declared))}"
+        )
+    return customer_id

@@ -73,7 +73,8 @@ def _store(settings: Settings, engine: Callable[[Path], Engine]) -> Database:
 
 
 async def _broker(settings: Settings, sealer: Sealer, engine: Callable[[Path], Engine]) -> Broker:
-    wanted = topology((subscription.name, subscription.pattern) for subscription in settings.subscriptions)
+    queued = [subscription for subscription in settings.subscriptions if subscription.is_queued]
+    wanted = topology((each.name, pattern) for each in queued for pattern in each.patterns)
     if settings.broker_file is not None:
         return await EmbeddedBroker.open(engine(settings.broker_file), sealer, wanted)
     return RabbitBroker([url.get_secret_value() for url in settings.broker.url], wanted)

@@ -1,6 +1,7 @@
 """`reseal`: stored bodies under the first key of the ring, so that an older key can be thrown away."""
 
 import asyncio
+import contextlib
 from collections import Counter
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from cli.house import open_house
 from shared import queue_rows
 from shared.database import Database
 from shared.embedded import EmbeddedBroker
+from shared.engine import Engine
 from shared.errors import ConfigurationError, Problem
 from shared.keys import read_sealer
 from shared.resealing import SealedColumn, reseal, sealed_columns, under_which_keys
@@ -27,13 +29,17 @@ def run(settings: Settings) -> int:
 async def _run(settings: Settings) -> int:
     sealer = read_sealer(settings)
     console = Console()
-    async with open_house(settings, with_store=True) as house:
+    async with open_house(settings, with_store=True) as house, contextlib.AsyncExitStack() as stack:
         assert house.store is not None
-        parts: list[tuple[Database, list[SealedColumn]]] = [
-            (house.store, sealed_columns(tables.assignments.metadata)),
-        ]
+        queued = sealed_columns(queue_rows.messages.metadata)
+        parts: list[tuple[Database, list[SealedColumn]]] = [(house.store, sealed_columns(tables.assignments.metadata))]
         if isinstance(house.broker, EmbeddedBroker):
-            parts.append((house.broker.engine, sealed_columns(queue_rows.messages.metadata)))
+            parts.append((house.broker.engine, queued))
+        if settings.spool_file is not None and settings.spool_file.exists():
+            spool = Engine(settings.spool_file)
+            stack.push_async_callback(spool.close)
+            await spool.migrate("shared.migrations.versions", "broker_version")
+            parts.append((spool, queued))
         before = await _count(parts)
         first = f"key {sealer.prefix[1:].hex()}"
         unopened = 0

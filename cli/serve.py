@@ -22,6 +22,7 @@ from shared.errors import ConfigurationError, Problem
 from shared.settings import Settings
 from worker import app as workers_app
 from worker.customers import customers
+from worker.notify import Notifier
 
 Checks = Callable[[], Mapping[str, str | None]]
 
@@ -34,6 +35,7 @@ class Serving:
 
     webhook_port: int
     admin_port: int
+    client_port: int = 0
 
 
 def serve_until_stopped(settings: Settings, *, receives: bool, roles: Collection[str]) -> None:
@@ -65,8 +67,13 @@ async def serving(settings: Settings, *, receives: bool, roles: Collection[str])
         spool = await _open_spool(stack, settings, house) if receives else None
         checks: list[Checks] = [(lambda: {"broker": house.broker.problem}) if spool is None else _spool_checks(spool)]
         problems: list[Problem] = []
+        notifier = Notifier(settings.notify)
+        stack.push_async_callback(notifier.stop)
+        workers = None
         if roles:
-            problems += await _start_workers(stack, settings, house, roles, checks)
+            workers, mine = await _start_workers(stack, settings, house, roles, notifier)
+            problems += mine
+            checks.append(workers.readiness)
         webhook_port = 0
         if receives:
             taken, mine = senders(settings)
@@ -81,12 +88,19 @@ async def serving(settings: Settings, *, receives: bool, roles: Collection[str])
             runner = await _listening(ingress_app.listen(reception, settings), "ingress")
             stack.push_async_callback(runner.cleanup)
             webhook_port = ingress_app.port(runner)
-        health = _health(checks, _told(problems), spool)
+        health = _health(checks, _told(problems), spool, workers)
         admin_port = await _start_admin(stack, settings, health, receives=receives)
         part = "run" if receives and roles else "ingress" if receives else "worker"
         metrics.BUILD_INFO.labels(version("vectorcare-receiver"), platform.python_version(), part).set(1)
-        _log.info("started", webhook_port=webhook_port, admin_port=admin_port, roles=sorted(roles))
-        yield Serving(webhook_port, admin_port)
+        client_port = workers.client_port if workers else 0
+        _log.info(
+            "started",
+            webhook_port=webhook_port,
+            admin_port=admin_port,
+            client_port=client_port,
+            roles=sorted(roles),
+        )
+        yield Serving(webhook_port, admin_port, client_port)
 
 
 async def _open_spool(stack: contextlib.AsyncExitStack, settings: Settings, house: House) -> Spool | None:
@@ -101,15 +115,18 @@ def _spool_checks(spool: Spool) -> Checks:
     return lambda: {"spool": spool.problem}
 
 
-def _health(checks: Sequence[Checks], disabled: Mapping[str, str], spool: Spool | None) -> Callable[[], Health]:
+def _health(
+    checks: Sequence[Checks], disabled: Mapping[str, str], spool: Spool | None, workers: workers_app.Workers | None
+) -> Callable[[], Health]:
     """Asked at each look. Where a spool takes webhooks without a broker, a consumer that has none is worth a look and
     no reason to send webhooks elsewhere."""
 
     def health() -> Health:
         found = {name: problem for check in checks for name, problem in check().items()}
+        notes = {**disabled, **(workers.notes() if workers else {})}
         if spool is None:
-            return Health(found, disabled)
-        notes = {**disabled, **spool.notes()}
+            return Health(found, notes)
+        notes |= spool.notes()
         if "broker" in notes:
             idle = {name: problem for name, problem in found.items() if problem and name.startswith("consumer ")}
             notes |= idle
@@ -124,14 +141,13 @@ async def _start_workers(
     settings: Settings,
     house: House,
     roles: Collection[str],
-    checks: list[Checks],
-) -> list[Problem]:
+    notifier: Notifier,
+) -> tuple[workers_app.Workers, list[Problem]]:
     assert house.store is not None
     served, problems = customers(settings)
-    workers = await workers_app.start(settings, house.broker, house.store, house.sealer, served, roles)
+    workers = await workers_app.start(settings, house.broker, house.store, house.sealer, served, roles, notifier)
     stack.push_async_callback(workers.stop)
-    checks.append(workers.readiness)
-    return problems
+    return workers, problems
 
 
 async def _start_admin(

@@ -50,4 +50,10 @@ REFUSED: Final = Counter(
 )
 BRAKE: Final = Gauge("receiver_brake", "1 where unexpected errors have stopped this queue's consumer", ["queue"])
 CUSTOMERS_DISABLED: Final = Gauge("receiver_customers_disabled", "Customers with a broken configuration")
+COMMANDS: Final = Counter("receiver_commands", "Results of commands published", ["customer", "result"])
+PUSHES: Final = Counter("receiver_pushes", "Events posted to subscriptions", ["subscription", "answer"])
+UNACKNOWLEDGED: Final = Gauge(
+    "receiver_unacknowledged", "Trips that are ours and that no dispatch system has acknowledged in time", ["customer"]
+)
+NOTICES: Final = Counter("receiver_notices", "Notices sent to people", ["kind", "answer"])
 BUILD_INFO: Final = Gauge("receiver_build_info", "1; what runs here", ["version", "python", "part"])

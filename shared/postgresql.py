@@ -23,7 +23,7 @@ from shared.migration import upgrade
 
 T = TypeVar("T")
 
-_SECONDS: Final = 5.0  # for a transaction, its wait for a connection included
+SECONDS: Final = 5.0
 _CONNECT_SECONDS: Final = 3.0
 _CLOSE_SECONDS: Final = 2.0
 _MIGRATE_SECONDS: Final = 600.0
@@ -31,13 +31,6 @@ _ATTEMPTS: Final = 3  # of a transaction that the database undid: a deadlock, a 
 _AGAIN_SECONDS: Final = 0.05  # at most, until the next attempt
 _UNDONE: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
-# The server ends what a client left behind: a transaction whose process froze must not hold its rows for ever.
-_LIMITS: Final = {
-    "application_name": "vectorcare-receiver",
-    "lock_timeout": "4s",
-    "statement_timeout": "5s",
-    "idle_in_transaction_session_timeout": "10s",
-}
 _MIGRATION_LIMITS: Final = {"application_name": "vectorcare-receiver migrate", "lock_timeout": "60s"}
 _CLOCK: Final = select(cast(extract("epoch", func.clock_timestamp()), Float))
 
@@ -58,7 +51,8 @@ _SENTENCES: Final = {
 class _Attempt:
     """One transaction under way: what must be torn down when its time is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self.driver: asyncpg.Connection | None = None
         self.late = False
         self.committing = False
@@ -72,10 +66,14 @@ class _Attempt:
 
 
 class PostgreSQL:
-    """The database port on PostgreSQL. Nothing is connected until it is used; it is used from one event loop."""
+    """The database port on PostgreSQL. Nothing is connected until it is used; it is used from one event loop.
 
-    def __init__(self, url: str, connections: int) -> None:
+    `seconds` is what a transaction may take, its wait for one of the `connections` included.
+    """
+
+    def __init__(self, url: str, connections: int, *, seconds: float = SECONDS) -> None:
         self._url = url
+        self._seconds = seconds
         self._open: set[asyncpg.Connection] = set()
         self._running: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -84,7 +82,7 @@ class PostgreSQL:
             async_creator=self._connect,
             pool_size=connections,
             max_overflow=0,
-            pool_timeout=_SECONDS,
+            pool_timeout=seconds,
             pool_use_lifo=True,  # few connections while little is to be done
             hide_parameters=True,  # SQLAlchemy's errors would show bodies
         )
@@ -109,7 +107,7 @@ class PostgreSQL:
         """See `shared.database.Database`."""
         self._closed = True
         if self._running:
-            await asyncio.wait(self._running, timeout=_SECONDS)
+            await asyncio.wait(self._running, timeout=self._seconds)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._engine.dispose()
@@ -117,7 +115,7 @@ class PostgreSQL:
             each.terminate()
 
     async def _connect(self) -> asyncpg.Connection:
-        connection = await _connect(self._url, _LIMITS)
+        connection = await _connect(self._url, _limits(self._seconds))
         self._open.add(connection)
         connection.add_termination_listener(self._open.discard)
         return connection
@@ -126,10 +124,10 @@ class PostgreSQL:
         """Run to the end or to the deadline, whichever comes first; also where the caller no longer waits."""
         if self._closed:
             raise Unavailable("the store is closed")
-        mine = _Attempt()
+        mine = _Attempt(self._seconds)
         task = asyncio.create_task(_attempts(engine, run, mine))
         self._running.add(task)
-        deadline = asyncio.get_running_loop().call_later(_SECONDS, mine.tear_down, task)
+        deadline = asyncio.get_running_loop().call_later(self._seconds, mine.tear_down, task)
 
         def ended(task: asyncio.Task[Any]) -> None:
             deadline.cancel()
@@ -156,7 +154,7 @@ async def _attempts(engine: AsyncEngine, run: Callable[[Connection, _Attempt], T
             await asyncio.sleep(random.uniform(0, _AGAIN_SECONDS))  # noqa: S311 - those that collided must not again
         except asyncio.CancelledError:
             if mine.late:
-                raise Unavailable(f"PostgreSQL did not answer within {_SECONDS:g} s") from None
+                raise Unavailable(f"PostgreSQL did not answer within {mine.seconds:g} s") from None
             raise
         finally:
             mine.driver = None
@@ -190,7 +188,7 @@ def _unavailable(error: Exception, mine: _Attempt) -> Unavailable:
     if code in _SENTENCES:
         return Unavailable(f"PostgreSQL {_SENTENCES[code]} ({code})")
     if mine.late or isinstance(error, TimeoutError | NoConnectionFree):
-        return Unavailable(f"PostgreSQL did not answer within {_CONNECT_SECONDS if not mine.late else _SECONDS:g} s")
+        return Unavailable(f"PostgreSQL did not answer within {mine.seconds if mine.late else _CONNECT_SECONDS:g} s")
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
             return Unavailable("the connection to PostgreSQL was lost")
@@ -199,6 +197,16 @@ def _unavailable(error: Exception, mine: _Attempt) -> Unavailable:
     if isinstance(error, OSError):
         return Unavailable(f"PostgreSQL can't be reached: {error.strerror or type(error).__name__}")
     return Unavailable(f"PostgreSQL can't be used: {type(error).__name__}")
+
+
+def _limits(seconds: float) -> dict[str, str]:
+    """The server ends what a client left behind: a process that froze must not hold its rows for ever."""
+    return {
+        "application_name": "vectorcare-receiver",
+        "lock_timeout": f"{seconds * 0.8 * 1000:.0f}ms",
+        "statement_timeout": f"{seconds * 1000:.0f}ms",
+        "idle_in_transaction_session_timeout": f"{seconds * 2 * 1000:.0f}ms",
+    }
 
 
 async def _connect(url: str, limits: dict[str, str]) -> asyncpg.Connection:
@@ -221,6 +229,6 @@ async def _migrated(url: str, package: str, version_table: str) -> tuple[str, ..
         async with asyncio.timeout(_MIGRATE_SECONDS), engine.begin() as connection:
             return await connection.run_sync(migrate)
     except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        raise _unavailable(error, _Attempt()) from None
+        raise _unavailable(error, _Attempt(_MIGRATE_SECONDS)) from None
     finally:
         await engine.dispose()

@@ -10,7 +10,7 @@ import itertools
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import aio_pika
@@ -46,6 +46,28 @@ _PUBLISH_AGAIN_SECONDS: Final = 0.1
 _SMALL_NUMBER: Final = re.compile(r"\d{1,12}(\.\d{1,6})?")
 
 _log = structlog.get_logger("broker")
+
+
+def delayed_headers(
+    headers: Mapping[str, str], key: str, attempts: int, due: float, failed_at: float | None
+) -> dict[str, str]:
+    """Headers of a message that has been handed back `attempts` times, first at `failed_at`, and is not to be handed
+    out before `due`; `key` is its original routing key."""
+    if attempts == 0 and failed_at is None and due <= time.time():
+        return dict(headers)
+    return _waiting_headers(headers, key, attempts, due, failed_at)
+
+
+def _waiting_headers(
+    headers: Mapping[str, str], key: str, attempts: int, due: float, failed_at: float | None
+) -> dict[str, str]:
+    return {
+        **headers,
+        _RETRY_KEY: key,
+        _RETRY_ATTEMPTS: str(attempts),
+        _RETRY_DUE: f"{due:.3f}",
+        **({_RETRY_FAILED_AT: f"{failed_at:.3f}"} if failed_at is not None else {}),
+    }
 
 
 def retry_queue(seconds: int) -> str:
@@ -286,9 +308,10 @@ class _Delivery:
         self._incoming = incoming
         self._queue = queue
         self._message = _message(incoming)
-        self._attempts = int(_number(incoming.headers.get(_RETRY_ATTEMPTS)))
-        self._failed_at = _number(incoming.headers.get(_RETRY_FAILED_AT)) or None
-        self.due = _number(incoming.headers.get(_RETRY_DUE))
+        was_delayed = _was_delayed(incoming)
+        self._attempts = int(_number(incoming.headers.get(_RETRY_ATTEMPTS))) if was_delayed else 0
+        self._failed_at = (_number(incoming.headers.get(_RETRY_FAILED_AT)) or None) if was_delayed else None
+        self.due = _number(incoming.headers.get(_RETRY_DUE)) if was_delayed else 0.0
 
     @property
     def message(self) -> Message:
@@ -333,13 +356,8 @@ class _Delivery:
     async def _delay(self, due: float, attempts: int, failed_at: float | None) -> None:
         left = due - time.time()
         seconds = max((step for step in RETRY_SECONDS if step <= left), default=RETRY_SECONDS[0])
-        headers = {
-            **self._message.headers,
-            _RETRY_KEY: self._message.routing_key,
-            _RETRY_ATTEMPTS: str(attempts),
-            _RETRY_DUE: f"{due:.3f}",
-            **({_RETRY_FAILED_AT: f"{failed_at:.3f}"} if failed_at is not None else {}),
-        }
+        message = self._message
+        headers = _waiting_headers(message.headers, message.routing_key, attempts, due, failed_at)
         await self._move(retry_queue(seconds), Message(self._queue, headers, self._message.body))
 
     async def _move(self, exchange: str, message: Message) -> None:
@@ -370,11 +388,17 @@ def _message(incoming: AbstractIncomingMessage) -> Message:
         for name, value in incoming.headers.items()
         if isinstance(value, str) and not name.startswith(("x-", "receiver-retry-"))
     }
-    key = incoming.headers.get(_RETRY_KEY)
+    key = incoming.headers.get(_RETRY_KEY) if _was_delayed(incoming) else None
     if incoming.routing_key == topics.DEAD_LETTERS:
         headers = _dead_lettered(incoming) | headers
         key = headers.get(ORIGIN_KEY, key)
     return Message(key if isinstance(key, str) else incoming.routing_key or "", headers, incoming.body)
+
+
+def _was_delayed(incoming: AbstractIncomingMessage) -> bool:
+    """Whether it came through an exchange of ours, as what we delay, park or move does. The headers of a message that
+    was published to an exchange of topics are its publisher's: they must not give it another key or customer."""
+    return not incoming.exchange or incoming.exchange.startswith("receiver.")
 
 
 def _dead_lettered(incoming: AbstractIncomingMessage) -> dict[str, str]:

@@ -16,7 +16,11 @@ from shared.rabbitmq import RETRY_SECONDS, RabbitBroker, retry_queue
 from shared.sealing import Sealer
 from shared.topics import topology
 
-SUBSCRIPTIONS = (("dispatch", "assignment.#"), ("assigned-acme", "assignment.assigned.acme"))
+SUBSCRIPTIONS = (
+    ("dispatch", "assignment.#"),
+    ("assigned-acme", "assignment.assigned.acme"),
+    ("everything", "command.#"),
+)
 OpenBroker = Callable[[], AbstractAsyncContextManager[Broker]]
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from shared import metrics, topics
-from shared.broker import Broker, Consumer, Delivery
+from shared.broker import Broker, Consumer, Delivery, Message
 from shared.errors import DeliveryLost, Unavailable
 from worker.assignment import Settle
 from worker.brake import Brake, pause
@@ -37,16 +37,28 @@ class Handled:
 Handler = Callable[[Delivery], Awaitable[Handled]]
 
 
+def _customer_of(message: Message) -> str:
+    return message.headers.get("ce-customerid", "")
+
+
 class Intake:
     """One queue's deliveries, each handled in a task of its own; `stop` waits for those in hand.
 
     Braked (`worker.brake`), it takes nothing, and tries one delivery after a pause that grows until one succeeds.
     """
 
-    def __init__(self, queue: str, handler: Handler, in_flight_per_customer: int, known: frozenset[str]) -> None:
+    def __init__(
+        self,
+        queue: str,
+        handler: Handler,
+        in_flight_per_customer: int,
+        known: frozenset[str],
+        customer_of: Callable[[Message], str] = _customer_of,
+    ) -> None:
         self._queue = queue
         self._handler = handler
         self._known = known
+        self._customer_of = customer_of
         self._limit = in_flight_per_customer
         self._lanes: dict[str, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,7 +113,7 @@ class Intake:
         task.add_done_callback(self._tasks.discard)
 
     async def _handle(self, delivery: Delivery) -> None:
-        customer = delivery.message.headers.get("ce-customerid", "")
+        customer = self._customer_of(delivery.message)
         customer = customer if customer in self._known else "unknown"
         lane = self._lanes.setdefault(customer, Lane(self._limit))
         async with lane.place() as has_place:

@@ -16,7 +16,7 @@ from shared.event import Status
 from worker.assignment import Assignment, Call, State
 from worker.facts import Facts, Load
 from worker.policy import Policy
-from worker.tables import assignments, customers
+from worker.tables import assignments, capacities, customers
 
 EVERYBODY: Final = "*"  # the row that pauses all customers
 _HOUR: Final = 3600.0
@@ -50,14 +50,17 @@ class Inquiry:
     def facts(self, known: Assignment, policy: Policy) -> Facts:
         """What `policy` asks of the store about the offer of `known`; what it does not ask is left out."""
         asks = policy.asks
-        load, in_use = Load(), None
+        load, in_use, units = Load(), None, None
         if asks & {"load", "capacity"}:
             load, in_use = self._load(known, policy)
+        if "capacity" in asks and known.level is not None:
+            units = self._units(known.level)
         other_leg = self.other_leg(known) if "other_leg" in asks and known.other_leg else None
         held, seen = self._collection(known) if "collection" in asks and known.collection else (None, None)
         return Facts(
             load,
             in_use,
+            units,
             other_leg,
             held,
             seen,
@@ -135,6 +138,12 @@ class Inquiry:
         overlapping = row[3] if near is not None else None
         in_use = row[4] if near is not None and known.level is not None else None
         return Load(open=row[0], overlapping=overlapping, today=row[1], last_hour=row[2]), in_use
+
+    def _units(self, level: str) -> int | None:
+        said = (capacities.c.customer_id == self.customer_id, capacities.c.level == level)
+        lasts = or_(capacities.c.until.is_(None), capacities.c.until > self.now)
+        units: int | None = self.connection.execute(select(capacities.c.units).where(*said, lasts)).scalar()
+        return units
 
     def _collection(self, known: Assignment) -> tuple[int, int]:
         row = self.connection.execute(

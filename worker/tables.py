@@ -98,6 +98,7 @@ audit: Final = Table(
     Column("result", Text),
 )
 
+# What was committed and is to be told, and then what was told: `position` is given once the broker has confirmed it.
 outbox: Final = Table(
     "outbox",
     _metadata,
@@ -108,6 +109,8 @@ outbox: Final = Table(
     Column("headers", JSON),
     Column("body", LargeBinary),
     Column("claimed_until", Float),
+    Column("position", Integer),
+    Column("told_at", Float),
 )
 
 parked: Final = Table(
@@ -125,4 +128,79 @@ parked: Final = Table(
     Column("body", LargeBinary),
     Column("first_parked_at", Float),
     Column("last_parked_at", Float),
+)
+
+# Each command of a dispatch system or a person, and its one result. `args` is sealed (notes and places may be PHI);
+# `sort_at` orders the states of a trip, `claimed_until` is the lease on making the call, `called_at` when it was begun.
+commands: Final = Table(
+    "commands",
+    _metadata,
+    Column("customer_id", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("command", Text),
+    Column("service_request_id", Text),
+    Column("actor", Text),
+    Column("args", LargeBinary),
+    Column("size", Integer),
+    Column("not_after", Float),
+    Column("expected_revision", Integer),
+    Column("received_at", Float),
+    Column("sort_at", Float),
+    Column("state", Text),
+    Column("code", Text),
+    Column("vectorcare_code", Text),
+    Column("sentence", Text),
+    Column("decided_at", Float),
+    Column("claimed_until", Float),
+    Column("called_at", Float),
+)
+
+# One row: the last position that was given to a told event, and the last that was forgotten. Its lock is held until the
+# commit, so that positions become visible in their order and a reader's cursor never skips one.
+told_head: Final = Table(
+    "told_head",
+    _metadata,
+    Column("id", Integer, primary_key=True),
+    Column("position", Integer),
+    Column("forgotten", Integer),
+)
+
+# What is still to be posted to subscriptions with a url; `position` is the told event's in the outbox.
+pushes: Final = Table(
+    "pushes",
+    _metadata,
+    Column("id", Integer, primary_key=True),
+    Column("subscription", Text),
+    Column("position", Integer),
+    Column("customer_id", Text),
+    Column("service_request_id", Text),
+    Column("attempts", Integer),
+    Column("since", Float),
+    Column("due_at", Float),
+    Column("claimed_until", Float),
+)
+
+# The trip that a dispatch system has made of an assignment; `due_at` is set where one must be made.
+acknowledgements: Final = Table(
+    "acknowledgements",
+    _metadata,
+    Column("customer_id", Text, primary_key=True),
+    Column("service_request_id", Text, primary_key=True),
+    Column("due_at", Float),
+    Column("alarmed_at", Float),
+    Column("trip_id", Text),
+    Column("acknowledged_at", Float),
+    Column("actor", Text),
+)
+
+# Units that a dispatch system says are free, by level of service, until `until`.
+capacities: Final = Table(
+    "capacities",
+    _metadata,
+    Column("customer_id", Text, primary_key=True),
+    Column("level", Text, primary_key=True),
+    Column("units", Integer),
+    Column("until", Float),
+    Column("said_at", Float),
+    Column("actor", Text),
 )

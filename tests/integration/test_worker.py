@@ -12,8 +12,10 @@ from sandbox.server import Options, Sandbox
 from sandbox.trouble import Trouble
 from shared import topics
 from shared.broker import Binding
+from shared.database import Database
 from shared.engine import Engine
 from shared.errors import Unavailable
+from shared.postgresql import PostgreSQL
 from shared.sealing import Sealer
 from tests.acceptance.test_rides import broadcast
 from tests.assignments import ACCEPT, HOLD, RULES, counsel
@@ -62,14 +64,17 @@ async def answer(ledger: Ledger, request: str, kind: Answered) -> None:
     await ledger.step("acme", request, transition)
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> Engine:
-    engine = Engine(tmp_path / "store.db")
-    await workers.migrate(engine)
-    return engine
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    if request.param == "sqlite":
+        database: Database = Engine(tmp_path / "store.db")
+    else:
+        database = PostgreSQL(request.getfixturevalue("postgres_url"), 4)
+    await workers.migrate(database)
+    return database
 
 
-async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_itself(store: Engine) -> None:
+async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_itself(store: Database) -> None:
     ledger = Ledger(store, Sealer(), {})
     assert await offer(ledger, "VC-1", ACCEPT) == (0, 0)
     assert await offer(ledger, "VC-2", ACCEPT) == (1, 1)
@@ -86,6 +91,28 @@ async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_
     await store.close()
 
 
+async def test_offers_that_many_decide_at_once_never_take_more_than_there_is_room_for(store: Database) -> None:
+    ledger = Ledger(store, Sealer(), {})
+    accepting: list[str] = []
+
+    async def decide(request: str, copy: int) -> None:
+        found = event(service_request_id=request)
+
+        def transition(known: Assignment, inquiry: Inquiry, now: float) -> Step:
+            room = inquiry.open_and_last_hour(known)[0] < 5
+            mine = counsel(ACCEPT if room else HOLD)
+            intent = f"{request} {copy}"
+            return assignment.offered(known, found, mine, rules=RULES, intent_id=intent, attempts=0, now=now)
+
+        step = await ledger.step("acme", request, transition)
+        if step.call is not None:
+            accepting.append(request)
+
+    await asyncio.gather(*(decide(f"VC-{number}", copy) for copy in range(3) for number in range(20)))
+    assert len(accepting) == len(set(accepting)) == 5
+    await store.close()
+
+
 def value(metric: str) -> float:
     """A gauge of ours, as Prometheus would see it."""
     found = REGISTRY.get_sample_value(metric)
@@ -94,7 +121,7 @@ def value(metric: str) -> float:
 
 
 async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
-    store: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost, kept = Sealer([os.urandom(32)]), Sealer([os.urandom(32)])
     await offer(Ledger(store, lost, {}), "VC-1", HOLD)
@@ -115,7 +142,7 @@ async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
     await store.close()
 
 
-async def test_outcomes_left_behind_are_published_by_the_next_process(store: Engine, tmp_path: Path) -> None:
+async def test_outcomes_left_behind_are_published_by_the_next_process(store: Database, tmp_path: Path) -> None:
     ledger = Ledger(store, Sealer(), {})
     for number in range(3):
         await offer(ledger, f"VC-{number}", HOLD)

@@ -13,7 +13,6 @@ from worker.assignment.values import (
     Answered,
     Assignment,
     Call,
-    Ending,
     Result,
     Rules,
     Settle,
@@ -23,21 +22,21 @@ from worker.assignment.values import (
 )
 
 _DONE: Final = {
-    Call.ACCEPT: Result(Ending.DONE, "accepted", "VectorCare took the accept"),
-    Call.DECLINE: Result(Ending.DONE, "declined", "VectorCare took the decline"),
-    Call.PROPOSE: Result(Ending.DONE, "proposed", "VectorCare took the proposal"),
+    Call.ACCEPT: Result("done", "accepted", "VectorCare took the accept"),
+    Call.DECLINE: Result("done", "declined", "VectorCare took the decline"),
+    Call.PROPOSE: Result("done", "proposed", "VectorCare took the proposal"),
 }
 _FAILED: Final = {
-    Answered.GONE: Result(Ending.FAILED, "not_available", "VectorCare says that the request is not available to us"),
-    Answered.NOT_PERMITTED: Result(Ending.FAILED, "not_permitted", "VectorCare does not permit us to do this"),
-    Answered.INVALID: Result(Ending.FAILED, "invalid", "VectorCare called it invalid"),
-    Answered.UNKNOWN: Result(Ending.FAILED, "unknown", "VectorCare's answer is not known"),
-    Answered.THROTTLED: Result(Ending.FAILED, "unreachable", "VectorCare asks us to wait, and goes on asking"),
-    Answered.NO_TOKEN: Result(Ending.FAILED, "unreachable", "no access token can be had"),
-    Answered.NOT_SENT: Result(Ending.FAILED, "unreachable", "VectorCare can't be reached"),
+    Answered.GONE: Result("failed", "not_available", "VectorCare says that the request is not available to us"),
+    Answered.NOT_PERMITTED: Result("failed", "not_permitted", "VectorCare does not permit us to do this"),
+    Answered.INVALID: Result("failed", "invalid", "VectorCare called it invalid"),
+    Answered.UNKNOWN: Result("failed", "unknown", "VectorCare's answer is not known"),
+    Answered.THROTTLED: Result("failed", "unreachable", "VectorCare asks us to wait, and goes on asking"),
+    Answered.NO_TOKEN: Result("failed", "unreachable", "no access token can be had"),
+    Answered.NOT_SENT: Result("failed", "unreachable", "VectorCare can't be reached"),
 }
 _UNCONFIRMED: Final = Result(
-    Ending.FAILED, "unconfirmed_accept", "the accept was sent and neither its answer nor a webhook came"
+    "failed", "unconfirmed_accept", "the accept was sent and neither its answer nor a webhook came"
 )
 
 
@@ -74,7 +73,9 @@ def wish_answered(step: Step, call: Call, answer: Answer) -> Step:
         return replace(step, result=_DONE[call] if taken else _FAILED[Answered.GONE])
     if step.note == "refused_while_ours" or answer.kind is Answered.TAKEN:
         return replace(step, result=_DONE[call])
-    return step if step.settle.after is not None else replace(step, result=_FAILED[answer.kind])
+    if step.settle.after is not None:
+        return step
+    return replace(step, result=replace(_FAILED[answer.kind], vectorcare_code=answer.code))
 
 
 def wish_looked_after(known: Assignment, wish: Wish, *, rules: Rules, now: float) -> Step:
@@ -102,15 +103,15 @@ def _came_to_an_end(known: Assignment, wish: Wish, rules: Rules, now: float) -> 
 
 def _refusal(known: Assignment, wish: Wish, now: float) -> Result | None:
     if known.newest is None:
-        return Result(Ending.REFUSED, "unknown_request", "no such request is known here")
+        return Result("refused", "unknown_request", "no such request is known here")
     if wish.not_after is not None and now > wish.not_after:
-        return Result(Ending.REFUSED, "expired", "its not_after has passed")
+        return Result("refused", "expired", "its not_after has passed")
     if wish.expected_revision is not None and wish.expected_revision != known.revision:
-        return Result(Ending.REFUSED, "stale_revision", f"the revision is {known.revision} by now")
+        return Result("refused", "stale_revision", f"the revision is {known.revision} by now")
     if known.ours:
-        return Result(Ending.REFUSED, "already_ours", "the trip is ours already")
+        return Result("refused", "already_ours", "the trip is ours already")
     if not _is_open(known):
-        return Result(Ending.REFUSED, "not_open", "it is not offered to us")
+        return Result("refused", "not_open", "it is not offered to us")
     return None
 
 
@@ -119,4 +120,4 @@ def _is_open(known: Assignment) -> bool:
 
 
 def _refused(known: Assignment, code: str, sentence: str) -> Step:
-    return Step(known, f"refused_{code}", result=Result(Ending.REFUSED, code, sentence))
+    return Step(known, f"refused_{code}", result=Result("refused", code, sentence))

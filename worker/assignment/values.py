@@ -198,21 +198,18 @@ class Settle:
 ACK: Final = Settle()
 
 
-class Ending(StrEnum):
-    """How a person's command ended (docs/events.md)."""
-
-    DONE = "done"
-    REFUSED = "refused"
-    FAILED = "failed"
+Ending = Literal["done", "refused", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The one result of a person's command; `code` is closed, `sentence` holds no value of the request."""
+    """The one result of a command (docs/events.md, command-result/1): how it ended, a code, a sentence without values,
+    and VectorCare's own code where it refused."""
 
     ending: Ending
     code: str
     sentence: str
+    vectorcare_code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

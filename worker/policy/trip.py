@@ -67,10 +67,7 @@ class Travel:
 
 
 def will_call(data: Mapping[str, Any]) -> bool | None:
-    """Whether this trip begins when somebody calls: the first leg never does, another where
-    `return_on_will_call` says so; None where that is not known."""
-    if data.get("is_round_trip_first_trip") is True:
-        return False
+    """Whether the way back begins when somebody calls, as `return_on_will_call` says; None where it does not say."""
     value = data.get("return_on_will_call")
     return value if isinstance(value, bool) else None
 

@@ -28,6 +28,10 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 VARIABLES: Final = ("request", "lists", "lead_minutes", *FIELDS)
 WHOLE: Final = ("request", *FIELDS)
 """Those that must be followed by a field."""
+ALWAYS_KNOWN: Final[frozenset[Path]] = frozenset(
+    {("offer", "times_seen"), ("offer", "proposals"), ("load", "open"), ("load", "today"), ("load", "last_hour")}
+    | {("now_local", name) for name in _TIME}
+)
 FROM_STORE: Final = frozenset({"load", "capacity", "other_leg", "collection", "offer"})
 
 
@@ -116,7 +120,7 @@ def _load(scene: _Scene) -> dict[str, Any]:
 
 def _capacity(scene: _Scene) -> dict[str, Any]:
     level = scene.tables.levels.of(scene.data)
-    return {"free": free(scene.tables.capacity, level, scene.local, scene.facts.in_use)}
+    return {"free": free(scene.tables.capacity, level, scene.local, scene.facts.in_use, scene.facts.units)}
 
 
 def _offer(scene: _Scene) -> dict[str, Any]:
