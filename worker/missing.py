@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from worker.assignment import Gap
 from worker.tables import assignments, gaps
@@ -45,3 +45,13 @@ def missing(connection: Connection, customer_id: str | None) -> list[Missed]:
         Missed(row.customer_id, row.service_request_id, Gap(row.kind), row.since, row.state)
         for row in connection.execute(wanted)
     ]
+
+
+def unconfirmed(connection: Connection) -> dict[str, int]:
+    """How many trips of each customer may be ours by an accept of ours that no webhook has confirmed in time."""
+    counted = (
+        select(gaps.c.customer_id, func.count().label("trips"))
+        .where(gaps.c.closed_at.is_(None), gaps.c.kind.in_([Gap.CONFIRMATION, Gap.ANSWER]))
+        .group_by(gaps.c.customer_id)
+    )
+    return {row.customer_id: row.trips for row in connection.execute(counted)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
+from sqlalchemy import Connection, insert, update
 
 from sandbox.server import Options, Sandbox
 from sandbox.trouble import Trouble
@@ -24,11 +25,13 @@ from tests.processes import Home, Process
 from tests.webhooks import event
 from worker import app as workers
 from worker import assignment
-from worker.assignment import Answer, Answered, Assignment, Call, Step
+from worker.assignment import Answer, Answered, Assignment, Call, Gap, Step
 from worker.inquiry import Inquiry
 from worker.ledger import Ledger
 from worker.outbox import Outbox
 from worker.policy import Decision
+from worker.tables import gaps
+from worker.watch import Watch
 
 
 async def offer(ledger: Ledger, request: str, decision: Decision) -> tuple[int, int]:
@@ -113,11 +116,30 @@ async def test_offers_that_many_decide_at_once_never_take_more_than_there_is_roo
     await store.close()
 
 
-def value(metric: str) -> float:
-    """A gauge of ours, as Prometheus would see it."""
-    found = REGISTRY.get_sample_value(metric)
-    assert found is not None
-    return found
+def value(metric: str, **labels: str) -> float | None:
+    """A gauge of ours, as Prometheus would see it; None where it has said nothing yet."""
+    return REGISTRY.get_sample_value(metric, labels)
+
+
+async def test_trips_that_no_webhook_has_confirmed_are_counted_until_one_does(store: Database) -> None:
+    def open_gaps(connection: Connection, now: float) -> None:
+        rows: list[tuple[str, Gap, float | None]] = [
+            ("VC-1", Gap.CONFIRMATION, None),
+            ("VC-2", Gap.ANSWER, None),
+            ("VC-3", Gap.OFFER, None),
+        ]
+        rows.append(("VC-4", Gap.CONFIRMATION, now))
+        for request, kind, closed_at in rows:
+            row = {"service_request_id": request, "kind": kind, "since": now, "closed_at": closed_at}
+            connection.execute(insert(gaps).values(customer_id="acme", **row))
+
+    await store.transact(open_gaps)
+    watch = Watch(store, 30, lambda _: None)
+    await until(lambda: value("receiver_unconfirmed_trips", customer="acme") == 2, 5)
+    await store.transact(lambda connection, now: connection.execute(update(gaps).values(closed_at=now)))
+    await until(lambda: value("receiver_unconfirmed_trips", customer="acme") == 0, 5)
+    await watch.stop()
+    await store.close()
 
 
 async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
@@ -132,7 +154,7 @@ async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
         outbox = Outbox(store, broker, kept)
         outbox.publish_soon()
         await until(lambda: value("receiver_outbox_events") == 2, 5)
-        assert 0 <= value("receiver_outbox_oldest_seconds") < 60
+        assert 0 <= (value("receiver_outbox_oldest_seconds") or 0) < 60
         assert (await hands.next()).message.headers["ce-subject"] == "VC-2"
         assert await hands.nothing(0.3)
         assert outbox.problem is None
