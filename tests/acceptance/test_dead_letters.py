@@ -14,7 +14,7 @@ from sandbox.server import Options, Sandbox
 from shared import topics
 from shared.broker import Message
 from tests.acceptance.test_rides import broadcast, taken
-from tests.brokers import embedded, emptied, rabbitmq, until
+from tests.brokers import embedded, emptied, until
 from tests.processes import Home, Process, command
 from tests.webhooks import envelope
 
