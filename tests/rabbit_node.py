@@ -24,6 +24,7 @@ class Node:
         self._folder = folder
         self._port, self._dist, self._epmd_port, self._management = _free_ports(4)
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}/"
+        self.management_url = f"http://guest:guest@127.0.0.1:{self._management}"
         self._environment = self._write()
         self._epmd = subprocess.Popen(
             ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"],
