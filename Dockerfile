@@ -21,7 +21,7 @@ RUN /tools/bin/python -m build --wheel --no-isolation --outdir /wheel \
     && /app/bin/pip uninstall --yes --quiet pip
 
 FROM ${BASE}
-RUN useradd --system --uid 10001 --home-dir /var/lib/receiver --create-home receiver
+RUN useradd --uid 10001 --no-log-init --home-dir /var/lib/receiver --create-home receiver
 COPY --from=build /app /app
 USER 10001:10001
 WORKDIR /var/lib/receiver

@@ -15,7 +15,7 @@ help: ## This list
 demo: $(INSTALLED) ## Start a local VectorCare and the receiver, and watch 40 broadcasts become trips
 	@$(BIN)/vectorcare-receiver demo
 
-test: $(INSTALLED) services ## Run all tests, with a real RabbitMQ
+test: $(INSTALLED) services ## Run all tests, with a real RabbitMQ and PostgreSQL
 	@$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED) ## Style, types, layers, dependencies
@@ -42,7 +42,7 @@ run: $(INSTALLED) ## Run ingress and workers with ./receiver.toml
 probe: $(INSTALLED) services ## Time to accept, p50 and p99, on both brokers
 	@$(BIN)/python -m bench.probe
 
-services: ## Make sure that there is a RabbitMQ for the tests
+services: ## Make sure that there is a RabbitMQ and a PostgreSQL for the tests
 	@sh tests/services.sh
 
 lock: $(INSTALLED) ## Pin the newest versions that pyproject.toml allows, with hashes

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection
 
+from cli.ages import seconds
 from cli.configured import Actor, Config, acting, configuration
 from cli.house import House, open_house
 from shared import logs, topics
@@ -31,8 +31,6 @@ from worker.parked import Parked, Wanted
 
 _WORKED: Final = (topics.BROADCAST_RECEIVED, topics.BROADCAST_ACCEPTED, topics.LIFECYCLE)
 _PUT_SECONDS: Final = 10.0
-_AGE: Final = re.compile(r"(\d{1,6})([smhd])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _NOT_SHOWN: Final = frozenset({"ce-signature"})  # long, and of no use to a reader
 
 T = TypeVar("T")
@@ -253,10 +251,7 @@ def _note(connection: Connection, now: float, event: Parked, actor: str, deed: s
 def _wanted(customer: str | None, reason: str | None, older_than: str | None) -> Wanted:
     if older_than is None:
         return Wanted(customer, reason)
-    age = _AGE.fullmatch(older_than)
-    if age is None:
-        raise typer.BadParameter("must be a number and s, m, h or d, such as 12h", param_hint="--older-than")
-    return Wanted(customer, reason, time.time() - int(age[1]) * _SECONDS[age[2]])
+    return Wanted(customer, reason, time.time() - seconds("--older-than", older_than))
 
 
 def _facts(event: Parked) -> dict[str, Any]:

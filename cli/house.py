@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.broker import Broker
+from shared.broker import Broker, Topology
 from shared.database import Database
 from shared.embedded import EmbeddedBroker
 from shared.engine import Engine
@@ -72,9 +72,14 @@ def _store(settings: Settings, engine: Callable[[Path], Engine]) -> Database:
     return PostgreSQL(settings.store.url.get_secret_value(), settings.store.connections)
 
 
-async def _broker(settings: Settings, sealer: Sealer, engine: Callable[[Path], Engine]) -> Broker:
+def wanted_topology(settings: Settings) -> Topology:
+    """All that must exist on the broker for this configuration."""
     queued = [subscription for subscription in settings.subscriptions if subscription.is_queued]
-    wanted = topology((each.name, pattern) for each in queued for pattern in each.patterns)
+    return topology((each.name, pattern) for each in queued for pattern in each.patterns)
+
+
+async def _broker(settings: Settings, sealer: Sealer, engine: Callable[[Path], Engine]) -> Broker:
+    wanted = wanted_topology(settings)
     if settings.broker_file is not None:
         return await EmbeddedBroker.open(engine(settings.broker_file), sealer, wanted)
     return RabbitBroker([url.get_secret_value() for url in settings.broker.url], wanted)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli import assignments, dead_letters, events, offers, pause, policy, store, subscribers
+from cli import assignments, dead_letters, events, missed, offers, pause, policy, report, store, subscribers
 from cli import check as check_command
 from cli import demo as demo_command
 from cli import move as move_command
@@ -30,6 +30,8 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(offers.app, name="offers")
 app.add_typer(assignments.app, name="assignments")
 app.add_typer(subscribers.app, name="subscribers")
+app.command("missed")(missed.missed)
+app.command("report")(report.report)
 app.command("pause")(pause.pause)
 app.command("resume")(pause.resume)
 

@@ -10,6 +10,7 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from rich.console import Console
 from rich.progress import Progress
 
+from cli.house import wanted_topology
 from shared import files, moving
 from shared.broker import Topology
 from shared.engine import Engine
@@ -18,7 +19,6 @@ from shared.keys import read_sealer
 from shared.postgresql import PostgreSQL
 from shared.rabbitmq import RabbitBroker
 from shared.settings import Settings, is_postgresql, sqlite_path
-from shared.topics import topology
 from worker import app as workers
 from worker import moving as store_moving
 
@@ -52,7 +52,7 @@ def _named(settings: Settings, target: str) -> str:
 
 async def _queues(settings: Settings, path: Path, url: str) -> int:
     console = Console()
-    wanted = topology((subscription.name, subscription.pattern) for subscription in settings.subscriptions)
+    wanted = wanted_topology(settings)
     doors = moving.doors(wanted.queues)
     engine = Engine(path)
     broker = RabbitBroker([url], Topology((*wanted.exchanges, *doors.exchanges), doors.queues))

@@ -112,8 +112,11 @@ async def _publish(
         due = row.visible_at if row.receipt is None else 0.0
         headers = delayed_headers(row.headers, row.routing_key, row.attempts, due, row.failed_at)
         try:
-            message = Message(row.routing_key, headers, body)
-            await target.publish(door(row.queue), message, mandatory=True, timeout=_PUBLISH_SECONDS)
+            # The story of a delay is believed of nothing that came through an exchange of topics.
+            delayed = len(headers) > len(row.headers)
+            exchange, key = ("", row.queue) if delayed else (door(row.queue), row.routing_key)
+            message = Message(key, headers, body)
+            await target.publish(exchange, message, mandatory=True, timeout=_PUBLISH_SECONDS)
         except Unavailable as error:
             return moved, error
         moved.append(row.id)

@@ -42,6 +42,7 @@ _RETRY_FAILED_AT: Final = "receiver-retry-failed-at"
 _PUBLISHING_CHANNELS: Final = 4
 _IN_FLIGHT: Final = 64  # unconfirmed publishes; more are no faster and wait longer
 _SETTLE_SECONDS: Final = 5.0
+_DECLARE_SECONDS: Final = 2.5  # of the 5 that restoring may take
 _PUBLISH_AGAIN_SECONDS: Final = 0.1
 _SMALL_NUMBER: Final = re.compile(r"\d{1,12}(\.\d{1,6})?")
 
@@ -112,7 +113,7 @@ class RabbitBroker:
         except TimeoutError:
             if failures and isinstance(failures[-1], NotTaken):
                 raise NotTaken(f"a queue took nothing for {timeout:g} s") from None
-            self._publishing.look_now()  # a node that hangs is left sooner than its heartbeat would tell
+            self._publishing.doubt()
             raise Unavailable(f"the broker did not confirm within {timeout:g} s") from None
 
     async def put(self, queue: str, message: Message, *, timeout: float) -> None:
@@ -220,9 +221,12 @@ class RabbitBroker:
                 await _declare_retry(channel, seconds)
 
     async def _restore(self, connection: AbstractConnection) -> None:
-        await self._declare(connection)
-        for consumer in list(self._consumers):
-            await consumer.start(connection)
+        """Declare and consume; where declaring hangs, because a node of the cluster does, consuming may not."""
+        try:
+            await bounded(self._declare(connection), _DECLARE_SECONDS)
+        finally:
+            for consumer in list(self._consumers):
+                await consumer.start(connection)
 
 
 async def _declare_retry(channel: AbstractChannel, seconds: int) -> None:
@@ -396,9 +400,9 @@ def _message(incoming: AbstractIncomingMessage) -> Message:
 
 
 def _was_delayed(incoming: AbstractIncomingMessage) -> bool:
-    """Whether it came through the default exchange, as what we delay or park does. The headers of a message that was
-    published to an exchange of topics are its publisher's: they must not give it another key, or another customer."""
-    return not incoming.exchange
+    """Whether it came through an exchange of ours, as what we delay, park or move does. The headers of a message that
+    was published to an exchange of topics are its publisher's: they must not give it another key or customer."""
+    return not incoming.exchange or incoming.exchange.startswith("receiver.")
 
 
 def _dead_lettered(incoming: AbstractIncomingMessage) -> dict[str, str]:

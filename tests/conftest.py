@@ -38,6 +38,15 @@ def mortal_rabbit() -> Iterator[rabbit_node.Node]:
     yield from _node_to_break()
 
 
+@pytest.fixture
+def rabbit_cluster() -> Iterator[list[rabbit_node.Node]]:
+    """Three nodes of this test's own, in a cluster."""
+    if not rabbit_node.is_installed():
+        pytest.fail("no RabbitMQ server to break: run `make services`", pytrace=False)
+    with rabbit_node.running_cluster() as nodes:
+        yield nodes
+
+
 def _node_to_break() -> Iterator[rabbit_node.Node]:
     if not rabbit_node.is_installed():
         pytest.fail("no RabbitMQ server to break: run `make services`", pytrace=False)

@@ -37,6 +37,7 @@ class Home:
         broker: str = "sqlite:receiver.db",
         store: str = "sqlite:receiver.db",
         store_more: str = "",
+        worker_more: str = "",
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -45,7 +46,7 @@ class Home:
         self._sandbox = sandbox
         self._parts = [
             f'[ingress]\nhost = "127.0.0.1"\nport = {self.port}\nadmin_port = {self.admin_port}',
-            "[worker]\nadmin_port = 0",
+            f"[worker]\nadmin_port = 0\n{worker_more}",
             f'[broker]\nurl = "{broker}"',
             f'[store]\nurl = "{store}"\n{store_more}',
         ]

@@ -22,6 +22,7 @@ from worker.ledger import Ledger
 from worker.notify import Notifier
 from worker.outbox import Outbox
 from worker.push import Pusher
+from worker.retention import Retention
 from worker.told import Log
 from worker.vectorcare import VectorCare
 from worker.watch import Watch
@@ -42,13 +43,20 @@ class Workers:
     """The started workers of this process."""
 
     def __init__(
-        self, intakes: list[Intake], outbox: Outbox, vectorcare: VectorCare, drain_seconds: float, doors: "Doors | None"
+        self,
+        intakes: list[Intake],
+        outbox: Outbox,
+        vectorcare: VectorCare,
+        drain_seconds: float,
+        doors: "Doors | None",
+        retention: Retention | None,
     ) -> None:
         self._intakes = intakes
         self._outbox = outbox
         self._vectorcare = vectorcare
         self._drain_seconds = drain_seconds
         self._doors = doors
+        self._retention = retention
 
     @property
     def client_port(self) -> int:
@@ -70,6 +78,8 @@ class Workers:
         if self._doors is not None:
             await self._doors.close()
         await asyncio.gather(*(intake.stop(self._drain_seconds) for intake in self._intakes))
+        if self._retention is not None:
+            await self._retention.stop()
         await self._outbox.stop(_LAST_OUTCOMES_SECONDS)
         await self._vectorcare.__aexit__(None, None, None)
 
@@ -134,7 +144,8 @@ async def start(
     doors = None
     if "commands" in roles:
         doors = await _open_doors(settings, broker, store, sealer, frozenset(customers), outbox, notifier)
-    return Workers(intakes, outbox, vectorcare, part.drain_seconds, doors)
+    retention = Retention(store, settings.store.keep_days) if "lifecycle" in roles else None
+    return Workers(intakes, outbox, vectorcare, part.drain_seconds, doors, retention)
 
 
 async def _open_doors(

@@ -81,7 +81,8 @@ def _take(connection: Connection, now: float, desk: Desk, found: Command | Malfo
     if row.state != PENDING:
         if attempts == 0:  # sent again by its sender, who may have missed the result; else it was we who delayed it
             tell(connection, desk.ledger, row)
-        return ToConfirm(row) if row.command == Call.ACCEPT and row.state == "done" else ACK
+        confirms = row.command == Call.ACCEPT and row.state == "done" and row.args is not None
+        return ToConfirm(row) if confirms else ACK
     if row.claimed_until > now:
         return Mine(row) if row.command in progress.KINDS else Settle(min(row.claimed_until - now, _BUSY))
     result = _malformed(found) if row.args is None else _at_once(connection, now, desk, row)

@@ -4,11 +4,23 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import Connection, MetaData, StaticPool, Table, create_engine, func, insert, literal, select, text
+from sqlalchemy import (
+    Connection,
+    MetaData,
+    StaticPool,
+    Table,
+    create_engine,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+)
 
 from shared.database import Database
 from shared.errors import Unavailable
-from worker.tables import assignments
+from worker.tables import assignments, told_head
 
 _BATCH: Final = 500
 _TABLES: Final[MetaData] = assignments.metadata
@@ -34,6 +46,7 @@ def _copy(source: Connection, target: Connection, advance: Callable[[int], objec
     names = [table.name for table in _TABLES.sorted_tables]
     if target.dialect.name == "postgresql":  # a receiver that is started too early waits, and then finds all of it
         target.execute(text(f"LOCK TABLE {', '.join(names)} IN EXCLUSIVE MODE"))
+    target.execute(delete(told_head).where(told_head.c.position == 0))  # the row that its migration has put there
     for table in _TABLES.sorted_tables:
         if target.execute(select(literal(1)).select_from(table).limit(1)).first() is not None:
             raise Unavailable(f"the target is not empty: there are rows in {table.name}")

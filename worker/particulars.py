@@ -25,4 +25,5 @@ def particulars(policy: Policy, data: Mapping[str, Any] | None) -> Particulars:
 
 def _text(data: Mapping[str, Any] | None, name: str) -> str | None:
     value = (data or {}).get(name)
-    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_ID else None
+    # PostgreSQL keeps no NUL in a text; an id has none.
+    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_ID and value.isprintable() else None

@@ -109,7 +109,7 @@ outbox: Final = Table(
     Column("headers", JSON),
     Column("body", LargeBinary),
     Column("claimed_until", Float),
-    Column("position", Integer),
+    Column("position", _ID),
     Column("told_at", Float),
 )
 
@@ -161,17 +161,17 @@ told_head: Final = Table(
     "told_head",
     _metadata,
     Column("id", Integer, primary_key=True),
-    Column("position", Integer),
-    Column("forgotten", Integer),
+    Column("position", _ID),
+    Column("forgotten", _ID),
 )
 
 # What is still to be posted to subscriptions with a url; `position` is the told event's in the outbox.
 pushes: Final = Table(
     "pushes",
     _metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _ID, primary_key=True),
     Column("subscription", Text),
-    Column("position", Integer),
+    Column("position", _ID),
     Column("customer_id", Text),
     Column("service_request_id", Text),
     Column("attempts", Integer),

@@ -1,4 +1,4 @@
-"""Looks now and then for trips that no dispatch system has acknowledged, and forgets what was told long ago."""
+"""Looks now and then for trips that nobody has acknowledged or confirmed, and forgets what was told long ago."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from shared import metrics
 from shared.database import Database
 from shared.errors import Unavailable
 from worker import acknowledging, told
+from worker import missing as missing_webhooks
 from worker.acknowledging import Missing
 
 _LOOK_SECONDS: Final = 1.0
@@ -27,6 +28,7 @@ class Watch:
         self._on_missing = on_missing
         self._forgot_at: float | None = None
         self.overdue: dict[str, int] = {}
+        self._unconfirmed: dict[str, int] = {}
         self._task = asyncio.create_task(self._run(), name="watch")
 
     def notes(self) -> dict[str, str]:
@@ -58,6 +60,10 @@ class Watch:
         for customer in {*overdue, *self.overdue}:
             metrics.UNACKNOWLEDGED.labels(customer).set(overdue.get(customer, 0))
         self.overdue = overdue
+        unconfirmed = await self._database.read(missing_webhooks.unconfirmed)
+        for customer in {*unconfirmed, *self._unconfirmed}:
+            metrics.UNCONFIRMED.labels(customer).set(unconfirmed.get(customer, 0))
+        self._unconfirmed = unconfirmed
         now = asyncio.get_running_loop().time()
         if self._forgot_at is None or now - self._forgot_at > _FORGET_SECONDS:
             await self._database.transact(lambda connection, at: told.forget(connection, at, self._keep_days))

@@ -17,8 +17,8 @@ from shared.postgresql import PostgreSQL
 from tests.integration.test_resealing import assignment, outcome
 from tests.processes import command
 from worker import app as workers
-from worker.restored import REVISIONS_AHEAD, mark_restored
-from worker.tables import assignments, audit, customers, outbox
+from worker.restored import POSITIONS_AHEAD, REVISIONS_AHEAD, mark_restored
+from worker.tables import assignments, audit, customers, outbox, told_head
 
 
 @pytest.fixture
@@ -103,7 +103,9 @@ async def test_a_restore_brings_back_the_backup_paused_and_puts_what_was_there_a
         engine = Engine(path)
         rows = await engine.read(lambda connection: connection.execute(select(assignments)).all())
         paused = await engine.read(lambda connection: connection.execute(select(customers)).all())
+        head = await engine.read(lambda connection: connection.scalars(select(told_head.c.position)).one())
         await engine.close()
+        assert head == (POSITIONS_AHEAD if path.name == "receiver.db" else 0)
         assert {row.service_request_id for row in rows} == requests
         if path.name == "receiver.db":
             assert [(row.customer_id, row.paused_by) for row in paused] == [("*", "restore")]

@@ -12,7 +12,7 @@ from typing import Any
 
 import aio_pika
 import pytest
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
 from shared import queue_rows
 from shared.broker import Broker, Delivery, Message
@@ -25,7 +25,20 @@ from tests.brokers import SUBSCRIPTIONS, Hands, emptied, rabbitmq
 from tests.integration.test_resealing import assignment, outcome
 from tests.processes import command
 from worker import app as workers
-from worker.tables import assignments, audit, customers, gaps, offers, outbox, parked
+from worker.tables import (
+    acknowledgements,
+    assignments,
+    audit,
+    capacities,
+    commands,
+    customers,
+    gaps,
+    offers,
+    outbox,
+    parked,
+    pushes,
+    told_head,
+)
 
 CONFIGURATION = "".join(
     f'[[subscriptions]]\nname = "{name}"\npattern = "{pattern}"\n' for name, pattern in SUBSCRIPTIONS
@@ -204,7 +217,14 @@ async def filled(engine: Engine) -> dict[str, list[Any]]:
                    "verdict": "hold", "reason_code": "r", "facts": {"x": [1, None]}, "event": b"\x00\xff"}]),
         (parked, [{"fingerprint": "f", "reason": "r", "attempts": 1, "origin_queue": "q", "routing_key": "k",
                    "headers": {"h": "v"}, "body": b"", "first_parked_at": 1.0, "last_parked_at": 2.0}]),
+        (commands, [{"customer_id": "acme", "id": "1", "command": "accept", "service_request_id": "V", "args": b"\x00",
+                     "size": 1, "received_at": 1.0, "sort_at": 1.0, "state": "pending", "claimed_until": 0.0}]),
+        (pushes, [{"subscription": "s", "position": 2**40, "customer_id": "a", "service_request_id": "V", "attempts": 0,
+                   "since": 1.0, "due_at": 1.0, "claimed_until": 0.0}]),
+        (acknowledgements, [{"customer_id": "a", "service_request_id": "V", "due_at": 1.0}]),
+        (capacities, [{"customer_id": "a", "level": "bls", "units": 2, "said_at": 1.0}]),
     ]  # fmt: skip
+    await engine.transact(lambda connection, _: connection.execute(update(told_head).values(position=2**40)).close())
     for table, values in rows:
         await engine.transact(
             lambda connection, _, table=table, values=values: connection.execute(insert(table), values).close()  # type: ignore[misc]

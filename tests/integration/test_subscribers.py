@@ -27,7 +27,7 @@ async def broker(rabbit: Node) -> AsyncIterator[RabbitBroker]:
     each = RabbitBroker([rabbit.url], topology())
     await until(lambda: each.problem is None, 20)
     for name, customers in (("acme-cad", ["acme"]), ("birch-cad", ["birch"])):
-        await make(rights(name, customers, PASSWORD), rabbit.management_url, "/")
+        await make(rights(name, customers, PASSWORD), rabbit.management_url.replace("://", "://guest:guest@"), "/")
     yield each
     await each.close()
 

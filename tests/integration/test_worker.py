@@ -6,13 +6,17 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy import Connection, insert, update
 
 from sandbox.server import Options, Sandbox
 from sandbox.trouble import Trouble
 from shared import topics
 from shared.broker import Binding
+from shared.database import Database
 from shared.engine import Engine
 from shared.errors import Unavailable
+from shared.postgresql import PostgreSQL
 from shared.sealing import Sealer
 from tests.acceptance.test_rides import broadcast
 from tests.assignments import ACCEPT, HOLD, RULES, counsel
@@ -21,11 +25,13 @@ from tests.processes import Home, Process
 from tests.webhooks import event
 from worker import app as workers
 from worker import assignment
-from worker.assignment import Answer, Answered, Assignment, Call, Step
+from worker.assignment import Answer, Answered, Assignment, Call, Gap, Step
 from worker.inquiry import Inquiry
 from worker.ledger import Ledger
 from worker.outbox import Outbox
 from worker.policy import Decision
+from worker.tables import gaps
+from worker.watch import Watch
 
 
 async def offer(ledger: Ledger, request: str, decision: Decision) -> tuple[int, int]:
@@ -61,14 +67,17 @@ async def answer(ledger: Ledger, request: str, kind: Answered) -> None:
     await ledger.step("acme", request, transition)
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> Engine:
-    engine = Engine(tmp_path / "store.db")
-    await workers.migrate(engine)
-    return engine
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    if request.param == "sqlite":
+        database: Database = Engine(tmp_path / "store.db")
+    else:
+        database = PostgreSQL(request.getfixturevalue("postgres_url"), 4)
+    await workers.migrate(database)
+    return database
 
 
-async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_itself(store: Engine) -> None:
+async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_itself(store: Database) -> None:
     ledger = Ledger(store, Sealer(), {})
     assert await offer(ledger, "VC-1", ACCEPT) == (0, 0)
     assert await offer(ledger, "VC-2", ACCEPT) == (1, 1)
@@ -85,8 +94,56 @@ async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_
     await store.close()
 
 
+async def test_offers_that_many_decide_at_once_never_take_more_than_there_is_room_for(store: Database) -> None:
+    ledger = Ledger(store, Sealer(), {})
+    accepting: list[str] = []
+
+    async def decide(request: str, copy: int) -> None:
+        found = event(service_request_id=request)
+
+        def transition(known: Assignment, inquiry: Inquiry, now: float) -> Step:
+            room = inquiry.open_and_last_hour(known)[0] < 5
+            mine = counsel(ACCEPT if room else HOLD)
+            intent = f"{request} {copy}"
+            return assignment.offered(known, found, mine, rules=RULES, intent_id=intent, attempts=0, now=now)
+
+        step = await ledger.step("acme", request, transition)
+        if step.call is not None:
+            accepting.append(request)
+
+    await asyncio.gather(*(decide(f"VC-{number}", copy) for copy in range(3) for number in range(20)))
+    assert len(accepting) == len(set(accepting)) == 5
+    await store.close()
+
+
+def value(metric: str, **labels: str) -> float | None:
+    """A gauge of ours, as Prometheus would see it; None where it has said nothing yet."""
+    return REGISTRY.get_sample_value(metric, labels)
+
+
+async def test_trips_that_no_webhook_has_confirmed_are_counted_until_one_does(store: Database) -> None:
+    def open_gaps(connection: Connection, now: float) -> None:
+        rows: list[tuple[str, Gap, float | None]] = [
+            ("VC-1", Gap.CONFIRMATION, None),
+            ("VC-2", Gap.ANSWER, None),
+            ("VC-3", Gap.OFFER, None),
+        ]
+        rows.append(("VC-4", Gap.CONFIRMATION, now))
+        for request, kind, closed_at in rows:
+            row = {"service_request_id": request, "kind": kind, "since": now, "closed_at": closed_at}
+            connection.execute(insert(gaps).values(customer_id="acme", **row))
+
+    await store.transact(open_gaps)
+    watch = Watch(store, 30, lambda _: None)
+    await until(lambda: value("receiver_unconfirmed_trips", customer="acme") == 2, 5)
+    await store.transact(lambda connection, now: connection.execute(update(gaps).values(closed_at=now)))
+    await until(lambda: value("receiver_unconfirmed_trips", customer="acme") == 0, 5)
+    await watch.stop()
+    await store.close()
+
+
 async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
-    store: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost, kept = Sealer([os.urandom(32)]), Sealer([os.urandom(32)])
     await offer(Ledger(store, lost, {}), "VC-1", HOLD)
@@ -96,6 +153,8 @@ async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
         await broker.consume("dispatch", 10, hands)
         outbox = Outbox(store, broker, kept)
         outbox.publish_soon()
+        await until(lambda: value("receiver_outbox_events") == 2, 5)
+        assert 0 <= (value("receiver_outbox_oldest_seconds") or 0) < 60
         assert (await hands.next()).message.headers["ce-subject"] == "VC-2"
         assert await hands.nothing(0.3)
         assert outbox.problem is None
@@ -105,7 +164,7 @@ async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
     await store.close()
 
 
-async def test_outcomes_left_behind_are_published_by_the_next_process(store: Engine, tmp_path: Path) -> None:
+async def test_outcomes_left_behind_are_published_by_the_next_process(store: Database, tmp_path: Path) -> None:
     ledger = Ledger(store, Sealer(), {})
     for number in range(3):
         await offer(ledger, f"VC-{number}", HOLD)

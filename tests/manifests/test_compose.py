@@ -11,14 +11,13 @@ import yaml
 from jsonschema import Draft7Validator
 
 from shared.configuration import load
-from shared.settings import IngressSettings, Settings, WorkerSettings
+from shared.settings import IngressSettings, WorkerSettings
 from worker.app import ROLES
 
 ROOT: Final = Path(__file__).parents[2]
 COMPOSE: Final = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
 OURS: Final = {name: service for name, service in SERVICES.items() if service["image"] == "vectorcare-receiver"}
-NOT_YET: Final = {"commands"} - ROLES.keys()  # the role that serves dispatch systems
 
 
 def test_it_is_valid_by_the_compose_specification() -> None:
@@ -32,7 +31,7 @@ def test_it_is_valid_by_the_compose_specification() -> None:
 
 def test_each_role_has_a_service() -> None:
     roles = {service["command"][1] for service in OURS.values() if service["command"][0] == "worker"}
-    assert roles == ROLES.keys() | NOT_YET
+    assert roles == ROLES.keys()
 
 
 def test_ours_run_without_rights_on_a_read_only_root_and_have_time_to_drain() -> None:
@@ -75,8 +74,6 @@ def test_its_variables_are_settings() -> None:
             continue
         given = variables(service)
         given.pop("RECEIVER_CONFIG")
-        if "client" not in Settings.model_fields:
-            given.pop("RECEIVER_CLIENT__HOST")  # comes with the doors for dispatch systems
         settings = load(None, given)
         assert settings.broker.url[0].get_secret_value().startswith("amqp://")
         assert settings.store.url is not None

@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 from shared import topics
 from shared.configuration import load
 from shared.rabbitmq import RETRY_SECONDS, retry_queue
-from shared.settings import IngressSettings, Settings, WorkerSettings
+from shared.settings import IngressSettings, WorkerSettings
 from tests.manifests.shapes import shape
 from worker.app import ROLES
 from worker.customers import customers
@@ -166,7 +166,7 @@ def test_each_file_holds_one_object_and_is_used() -> None:
 
 @every_overlay
 def test_every_pod_is_hardened(overlay: str) -> None:
-    assert len(workloads(overlay)) == len(ROLES) + 2 + ("commands" not in ROLES)
+    assert len(workloads(overlay)) == len(ROLES) + 2
     for workload in workloads(overlay):
         spec, only = pod(workload), container(workload)
         assert spec["enableServiceLinks"] is False, place(workload)
@@ -217,14 +217,14 @@ def test_each_role_has_a_deployment_that_is_scaled_by_the_depth_of_its_own_queue
     scaled = {each["spec"]["scaleTargetRef"]["name"]: each["spec"] for each in of_kind(overlay, "ScaledObject")}
     deployments = [each for each in of_kind(overlay, "Deployment") if container(each)["args"][0] == "worker"]
     roles = {container(each)["args"][1] for each in deployments}
-    assert roles == ROLES.keys() | {"commands"}
+    assert roles == ROLES.keys()
     assert scaled.keys() == {each["metadata"]["name"] for each in deployments}
     for deployment in deployments:
         role = container(deployment)["args"][1]
         spec = scaled[deployment["metadata"]["name"]]
         (trigger,) = spec["triggers"]
         assert trigger["metadata"]["queueName"] == f"receiver.{role}"
-        assert role == "commands" or trigger["metadata"]["queueName"] in ROLES[role]
+        assert trigger["metadata"]["queueName"] in ROLES[role]
         assert trigger["metadata"]["protocol"] == "http"
         assert trigger["metadata"]["mode"] == "QueueLength"
         assert trigger["metadata"]["excludeUnacknowledged"] == "false"
@@ -354,14 +354,15 @@ def matches(pattern: str, name: str) -> bool:
 
 def test_rabbitmq_users_have_the_rights_that_their_work_needs_and_no_more() -> None:
     ours = [*topics.topology().exchanges, *(queue.name for queue in topics.topology().queues)]
-    ours += [retry_queue(seconds) for seconds in RETRY_SECONDS] + ["dispatch.commands", "receiver.commands"]
+    ours += [retry_queue(seconds) for seconds in RETRY_SECONDS]
     rights = {each["metadata"]["name"]: each["spec"]["permissions"] for each in of_kind("production", "Permission")}
     for name in ours:
         assert matches(rights["receiver-ingress"]["configure"], name), name
         assert matches(rights["receiver-worker"]["configure"], name), name
         assert matches(rights["receiver-worker"]["read"], name), name
         assert matches(rights["receiver-worker"]["write"], name), name
-        assert not (name.startswith("receiver.") and matches(rights["receiver-ingress"]["read"], name)), name
+        readable = matches(rights["receiver-ingress"]["read"], name)
+        assert not (readable and name in {queue.name for queue in topics.topology().queues}), name
     assert not matches(rights["receiver-ingress"]["write"], "amq.default")
     assert not matches(rights["receiver-ingress"]["write"], "dispatch.events")
     assert set(rights["receiver-keda"].values()) == {"^$"}
@@ -405,8 +406,6 @@ def test_both_kinds_of_ingress_differ_by_the_spool_alone() -> None:
 @pytest.mark.parametrize("part", ["ingress", "worker"])
 def test_the_configuration_in_the_pods_is_one_that_we_read_without_a_problem(part: str, tmp_path: Path) -> None:
     text_ = (KUBERNETES / f"base/config/{part}.toml").read_text().replace("/run/secrets", f"{tmp_path}/secrets")
-    if "client" not in Settings.model_fields:
-        text_ = re.sub(r"\[client\].*?\n\n", "", text_, flags=re.DOTALL)  # comes with the doors for dispatch systems
     secrets = {each["metadata"]["name"]: each["stringData"] for each in of_kind("dev", "Secret")}
     folders = {
         "broker": f"receiver-{part}-broker",

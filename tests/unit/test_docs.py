@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from cli.main import app
 from shared import metrics, topics
 from shared.configuration import load
-from shared.settings import CustomerSettings, Limits, Settings, Subscription
+from shared.settings import CustomerSettings, Limits, Settings, SpoolSettings, Subscription
 from tests.schemas import document
 from worker import policy
 from worker.assignment import State
@@ -53,6 +53,7 @@ def test_every_setting_is_documented_and_nothing_else() -> None:
         f"[{name}]": settings_of(type(getattr(Settings(), name)))
         for name in ("ingress", "worker", "broker", "store", "client", "notify")
     }
+    parts["[ingress]"] = parts["[ingress]"] - {"spool"} | {f"spool.{name}" for name in settings_of(SpoolSettings)}
     parts["[[subscriptions]]"] = settings_of(Subscription)
     parts["[customers.ID]"] = settings_of(CustomerSettings) - {"limits"} | limits
     assert documented == parts

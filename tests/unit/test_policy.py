@@ -100,6 +100,15 @@ def test_a_rule_decides_by_what_it_reads(when: str, data: dict[str, Any], verdic
         "default(1, request.hospice) == 1",
         "lead_minutes < 30 || true",
         "local.hour != 3",
+        "trip.level != 'bls'",
+        "!(trip.miles == 3.0)",
+        "trip.minutes != 3.0 || true",
+        "trip['will_call'] != true",
+        "load.overlapping != 3",
+        "capacity.free != 0",
+        "other_leg.state != 'lost'",
+        "!(collection.held == 1)",
+        "collection.seen != 1",
         "known((request.hospice))",
         "request /* */ .hospice == null",
         "request\n.\nhospice == null",
@@ -225,37 +234,47 @@ ATOMS = st.sampled_from(
         "local.hour >= 4",
         "has(request.pickup_location.zip)",
         "event.action == 'BROADCAST_RECEIVED'",
-        "trip.level == 'wheelchair'",
-        "trip.level in ['bls']",
-        "trip.miles > 40",
-        "trip.minutes < 90",
-        "trip.will_call",
-        "trip['will_call'] == false",
-        "load.open > 2",
-        "load.overlapping < 3",
-        "capacity.free > 0",
-        "capacity.free != 1",
-        "other_leg.state == 'assigned'",
-        "collection.held > 0",
-        "collection.seen != 1",
-        "offer.age_minutes > 5",
-        "offer.proposals == 0",
-        "now_local.hour == 4",
         "true",
         "false",
     ]
 )
-EXPRESSIONS = st.recursive(
-    ATOMS,
-    lambda inner: st.one_of(
+OF_THE_STORE = st.sampled_from(
+    [
+        "trip.level != 'wheelchair'",
+        "trip.level in ['bls']",
+        "trip.miles > 40",
+        "trip.miles != 0.0",
+        "trip.minutes < 90",
+        "trip.will_call",
+        "trip['will_call'] != false",
+        "load.open > 2",
+        "load.overlapping != 3",
+        "capacity.free > 0",
+        "capacity.free != 1",
+        "other_leg.state == 'assigned'",
+        "other_leg.state != 'assigned'",
+        "collection.held != 1",
+        "collection.seen > 0",
+        "offer.age_minutes > 5",
+        "offer.age_minutes != 1.0",
+        "now_local.hour == 4",
+    ]
+)
+
+
+def expressions(atoms: st.SearchStrategy[str], leaves: int) -> st.SearchStrategy[str]:
+    """Conditions of so many atoms at most."""
+    return st.recursive(atoms, _combined, max_leaves=leaves)
+
+
+def _combined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.one_of(
         inner.map("!({})".format),
         st.tuples(inner, st.sampled_from(["&&", "||", "==", "!="]), inner).map(
             lambda parts: "({}) {} ({})".format(*parts)
         ),
         st.tuples(inner, inner, inner).map(lambda parts: "({}) ? ({}) : ({})".format(*parts)),
-    ),
-    max_leaves=5,
-)
+    )
 
 
 FACTS = st.builds(
@@ -287,44 +306,68 @@ NULLED = (
     + [("pickup_location", name) for name in LOCATION]
     + [("destination_location", "lat"), ("destination_location", "lng")]
 )
+OF_A_TRIP = (
+    "pickup_location",
+    "destination_location",
+    "pickup_date_time",
+    "service_level_type",
+    "return_on_will_call",
+)
 OF_FACTS = ("in_use", "other_leg", "collection_held", "collection_seen", "first_offered_at", "overlapping")
 
 
-@settings(max_examples=800, deadline=None)
+def without(data: dict[str, Any], path: tuple[str, ...], *, absent: bool) -> dict[str, Any]:
+    """The request with one field set to null, or taken away."""
+    less = copy.deepcopy(data)
+    node = less
+    for step in path[:-1]:
+        node = node.get(step) or {}
+    if absent:
+        node.pop(path[-1], None)
+    else:
+        node[path[-1]] = None
+    return less
+
+
+def not_told(facts: Facts, name: str) -> Facts:
+    """What the store knows, but for one fact."""
+    if name == "overlapping":
+        return replace(facts, load=replace(facts.load, overlapping=None))
+    return replace(facts, **unknown)
+
+
+@settings(max_examples=400, deadline=None)
 @given(
     data=st.fixed_dictionaries({}, optional=VALUES),
-    facts=FACTS,
-    given_rules=st.lists(st.tuples(EXPRESSIONS, VERDICTS), min_size=1, max_size=4),
+    given_rules=st.lists(st.tuples(expressions(ATOMS, 5), VERDICTS), min_size=1, max_size=4),
     default=st.sampled_from(["accept", "decline", "hold", "ignore"]),
-    nulled=st.sampled_from(NULLED) | st.sampled_from(OF_FACTS),
+    nulled=st.sampled_from(NULLED),
     absent=st.booleans(),
 )
 def test_a_field_set_to_null_never_turns_a_hold_into_a_deed(
-    data: dict[str, Any],
-    facts: Facts,
-    given_rules: list[tuple[str, str]],
-    default: str,
-    nulled: tuple[str, ...] | str,
-    absent: bool,
+    data: dict[str, Any], given_rules: list[tuple[str, str]], default: str, nulled: tuple[str, ...], absent: bool
 ) -> None:
     held = rules(*given_rules, more=f"default = '{default}'\n{TABLES}")
-    if held.decide(offer(data), NOW, facts).verdict is not Verdict.HOLD:
-        return
-    less, fewer = copy.deepcopy(data), facts
-    if nulled == "overlapping":
-        fewer = replace(facts, load=replace(facts.load, overlapping=None))
-    elif isinstance(nulled, str):
-        unknown: dict[str, Any] = {nulled: None}
-        fewer = replace(facts, **unknown)
-    else:
-        node = less
-        for step in nulled[:-1]:
-            node = node.get(step) or {}
-        if absent:
-            node.pop(nulled[-1], None)
-        else:
-            node[nulled[-1]] = None
-    assert held.decide(offer(less), NOW, fewer).verdict is Verdict.HOLD
+    if held.decide(offer(data), NOW).verdict is Verdict.HOLD:
+        assert held.decide(offer(without(data, nulled, absent=absent)), NOW).verdict is Verdict.HOLD
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    data=st.fixed_dictionaries({name: VALUES[name] for name in OF_A_TRIP}),
+    facts=FACTS,
+    given_rules=st.lists(st.tuples(expressions(OF_THE_STORE, 3), VERDICTS), min_size=1, max_size=3),
+    default=st.sampled_from(["accept", "decline", "hold", "ignore"]),
+)
+def test_nothing_that_is_not_known_of_trip_load_or_capacity_turns_a_hold_into_a_deed(
+    data: dict[str, Any], facts: Facts, given_rules: list[tuple[str, str]], default: str
+) -> None:
+    held = rules(*given_rules, more=f"default = '{default}'\n{TABLES}")
+    if held.decide(offer(data), NOW, facts).verdict is Verdict.HOLD:
+        for name in OF_A_TRIP:
+            assert held.decide(offer(without(data, (name,), absent=False)), NOW, facts).verdict is Verdict.HOLD
+        for name in OF_FACTS:
+            assert held.decide(offer(data), NOW, not_told(facts, name)).verdict is Verdict.HOLD
 
 
 def test_a_pickup_at_the_end_of_time_is_not_known() -> None:

@@ -8,9 +8,11 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts by itself in INTEGER alone
+
 
 def upgrade() -> None:
-    op.add_column("outbox", sa.Column("position", sa.Integer))
+    op.add_column("outbox", sa.Column("position", _ID))
     op.add_column("outbox", sa.Column("told_at", sa.Float))
     op.create_index("outbox_by_position", "outbox", ["position"], unique=True)
     untold = sa.text("position IS NULL")
@@ -18,15 +20,15 @@ def upgrade() -> None:
     head = op.create_table(
         "told_head",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("position", sa.Integer, nullable=False),
-        sa.Column("forgotten", sa.Integer, nullable=False),
+        sa.Column("position", _ID, nullable=False),
+        sa.Column("forgotten", _ID, nullable=False),
     )
     op.bulk_insert(head, [{"id": 1, "position": 0, "forgotten": 0}])
     op.create_table(
         "pushes",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("subscription", sa.Text, nullable=False),
-        sa.Column("position", sa.Integer, nullable=False),
+        sa.Column("position", _ID, nullable=False),
         sa.Column("customer_id", sa.Text, nullable=False),
         sa.Column("service_request_id", sa.Text, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
