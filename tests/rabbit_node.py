@@ -110,7 +110,7 @@ class Node:
             os.killpg(self._server.pid, number)
 
     def _is_ready(self) -> bool:
-        request = urllib.request.Request(f"{self.management_url}/api/health/checks/local-alarms")
+        request = urllib.request.Request(f"http://127.0.0.1:{self._management}/api/health/checks/local-alarms")
         request.add_header("Authorization", "Basic Z3Vlc3Q6Z3Vlc3Q=")
         try:
             with urllib.request.urlopen(request, timeout=1):

@@ -21,13 +21,18 @@ from tests.rabbit_node import Node
 PASSWORD = "a-password"
 
 
+def management(rabbit: Node) -> str:
+    """The management API's address with the node's own user."""
+    return str(URL(rabbit.management_url).with_user("guest").with_password("guest"))
+
+
 @pytest.fixture
 async def broker(rabbit: Node) -> AsyncIterator[RabbitBroker]:
     """Our own side, and the users of two customers' dispatch systems."""
     each = RabbitBroker([rabbit.url], topology())
     await until(lambda: each.problem is None, 20)
     for name, customers in (("acme-cad", ["acme"]), ("birch-cad", ["birch"])):
-        await make(rights(name, customers, PASSWORD), rabbit.management_url.replace("://", "://guest:guest@"), "/")
+        await make(rights(name, customers, PASSWORD), management(rabbit), "/")
     yield each
     await each.close()
 
