@@ -67,7 +67,7 @@ async def test_the_amqp_consumers_hear_of_each_trip_and_acknowledge_it(
 ) -> None:
     if language == "javascript":
         await node_modules(tmp_path)
-    await emptied(amqp_url)
+    await emptied(amqp_url, "cad")
     file = tmp_path / {"python": "consumer.py", "javascript": "consumer.js"}[language]
     file.write_text(example(language))
     async with Sandbox(Options(seed=4)) as sandbox:
@@ -82,6 +82,7 @@ async def test_the_amqp_consumers_hear_of_each_trip_and_acknowledge_it(
                 told = await lines(2 * TRIPS)
                 await _acknowledged(process, TRIPS)
             assert await process.terminate() == 0
+        await emptied(amqp_url, "cad")
         assert sorted(told) == sorted(f"{each} {state}" for each in requests for state in ("accepting", "assigned"))
 
 
