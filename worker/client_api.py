@@ -32,7 +32,7 @@ _SCANNED: Final = 400  # rows looked at for a page; those of other topics only m
 _LONGEST_WAIT: Final = 60.0
 _LOOK_SECONDS: Final = 0.5  # how late an event of another process may be seen
 _PUBLISH_SECONDS: Final = 5.0
-_HIGHEST: Final = 2**62
+_HIGHEST: Final = 2**31 - 1  # of a position
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -115,7 +115,7 @@ async def _events(request: web.Request, subscription: Subscription) -> web.Respo
     if not ((after.isdecimal() and len(after) < 19) or after == "latest") or not (wait.isdecimal() and len(wait) < 5):
         return _problem(400, "malformed", "after is a cursor or latest, wait is whole seconds")
     deadline = time.monotonic() + min(int(wait), _LONGEST_WAIT)
-    position = await door.log.newest() if after == "latest" else int(after)
+    position = await door.log.newest() if after == "latest" else min(int(after), _HIGHEST)
     if 0 < position < await door.log.forgotten():
         return _problem(410, "cursor_too_old", "events after this cursor are kept no more; replay, and begin anew")
     while True:

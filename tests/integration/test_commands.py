@@ -18,7 +18,9 @@ from sqlalchemy import select
 
 from shared import topics
 from shared.broker import Message
+from shared.database import Database
 from shared.engine import Engine
+from shared.postgresql import PostgreSQL
 from shared.sealing import Sealer
 from shared.settings import Settings
 from shared.topics import rfc3339
@@ -42,7 +44,7 @@ class Stage:
     """A worker with the role commands, a played VectorCare, and a dispatch system's ear."""
 
     api: Api
-    store: Engine
+    store: Database
     send_message: Any
     heard: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
@@ -67,11 +69,13 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def stage(api: Api, folder: Path, call_seconds: float = 5.0) -> AsyncIterator[Stage]:
+async def stage(
+    api: Api, folder: Path, call_seconds: float = 5.0, store: Database | None = None
+) -> AsyncIterator[Stage]:
     """Everything but the process: real store, real broker, real HTTP."""
     mine = customer(api)
     customers = {"acme": mine, "birch": dataclasses.replace(mine, customer_id="birch")}
-    store = Engine(folder / "store.db")
+    store = store or Engine(folder / "store.db")
     await workers.migrate(store)
     ledger = Ledger(store, Sealer(), {})
     for request in (*OURS, HELD):
@@ -246,6 +250,30 @@ async def test_pause_resume_capacity_and_acknowledge_change_the_store_and_say_wh
         )
     assert (tuple(capacity), trip) == (("wheelchair", 3), "T-1")
     assert ("dana", "pause", "acme") in [tuple(deed) for deed in deeds]
+
+
+async def test_commands_are_carried_out_on_postgresql_too(api: Api, tmp_path: Path, postgres_url: str) -> None:
+    api.answers = [answer(503), answer(201, {})]
+    async with stage(api, tmp_path, store=PostgreSQL(postgres_url, 4)) as on:
+        sent = [
+            state(1, "arrived", 4),
+            state(2, "en_route", 5),
+            state(2, "en_route", 5),
+            asks("acknowledge", 3, {"trip_id": "T-1"}),
+            asks("capacity", 4, {"level": "bls", "units": 2}),
+            asks("pause", 5),
+            asks("locations", 6, {"points": [{"lat": 1, "lng": 2, "timestamp": time.time()}] * 200}),
+            asks("request_change", 7, {"at": "2026-11-23T19:00:00Z", "reason": "Traffic"}),
+            state(8, "en_route", 1, expected_revision=1),
+        ]
+        await asyncio.gather(*(on.send(f"{body['command']}.acme", body) for body in sent))
+        await until(lambda: len({each["id"] for each in on.heard}) == 8, 30)
+        results = {each["id"]: each["code"] for each in on.heard}
+        assert await on.store.read(pausing.paused) == ["acme"]
+    assert results.pop("id-8") == "stale_revision"
+    assert set(results.values()) <= {"done", "unknown"}
+    names = [orjson.loads(body)["name"] for body in on.calls("state")]
+    assert list(dict.fromkeys(names)) == ["en_route", "arrived"]
 
 
 def words() -> st.SearchStrategy[dict[str, Any]]:

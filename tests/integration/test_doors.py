@@ -21,7 +21,9 @@ from cloudevents.core.v1.event import CloudEvent
 from sqlalchemy import insert, select, update
 
 from shared.broker import Message
+from shared.database import Database
 from shared.engine import Engine
+from shared.postgresql import PostgreSQL
 from shared.sealing import Sealer
 from shared.settings import NotifySettings, Subscription
 from tests.brokers import embedded, until
@@ -64,7 +66,7 @@ def outcome(customer: str, request: str, revision: int) -> Message:
 class House:
     """A store, a broker, an outbox that publishes into it."""
 
-    store: Engine
+    store: Database
     outbox: Outbox
     log: Log
     broker: Any
@@ -87,8 +89,10 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(folder: Path, subscriptions: Sequence[Subscription]) -> AsyncIterator[House]:
-    store = Engine(folder / "store.db")
+async def house(
+    folder: Path, subscriptions: Sequence[Subscription], store: Database | None = None
+) -> AsyncIterator[House]:
+    store = store or Engine(folder / "store.db")
     await workers.migrate(store)
     async with embedded(folder / "broker.db")() as broker:
         publisher = Outbox(store, broker, Sealer(), subscriptions)
@@ -269,6 +273,44 @@ async def test_a_cursor_gives_each_event_of_ones_own_customers_once_and_in_order
                 assert JSONFormat().read(CloudEvent, orjson.dumps(event)).get_id() == event["id"]
         assert sorted(seen) == sorted(f"acme/VC-{number}/1" for number in range(1, 300, 2))
         assert (await call(f"{url}/v1/events?after={cursor}"))[1] == {"events": [], "cursor": cursor}
+
+
+async def test_a_cursor_skips_nothing_on_postgresql_where_many_processes_publish_at_once(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    subscriptions = pulling()
+    async with hook(takes) as cad:
+        mine = pushed(cad.url)
+        everybody = [*subscriptions, mine]
+        async with (
+            house(tmp_path, everybody, PostgreSQL(postgres_url, 8)) as at,
+            door(at, subscriptions) as url,
+        ):
+            others = [Outbox(at.store, at.broker, Sealer(), everybody) for _ in range(3)]
+            pusher = Pusher(mine, at.store, at.log, at.outbox.told)
+
+            async def tell(part: int) -> None:
+                for number in range(40):
+                    await at.tell(outcome("acme", f"VC-{part}-{number}", 1))
+                    others[part % 3].publish_soon()
+
+            telling = asyncio.gather(*(tell(part) for part in range(5)))
+            seen: list[str] = []
+            cursor = "0"
+            async with asyncio.timeout(60):
+                while len(seen) < 200:
+                    _, page = await call(f"{url}/v1/events?after={cursor}&wait=2")
+                    cursor = page["cursor"]
+                    seen += [event["id"] for event in page["events"]]
+            await telling
+            await until(lambda: len(cad.taken) == 200, 30)
+            await pusher.stop()
+            for each in others:
+                await each.stop(5)
+            await at.store.transact(lambda connection, now: told.forget(connection, now + 31 * 86400, 30))
+            assert await at.log.forgotten() > 0
+    assert len(set(seen)) == len(seen) == 200
+    assert set(cad.taken) == set(seen)
 
 
 async def test_a_puller_that_waits_is_answered_as_soon_as_there_is_something(tmp_path: Path) -> None:
