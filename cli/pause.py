@@ -11,8 +11,7 @@ from cli.configured import Actor, Config, acting, configuration, known
 from cli.house import open_house
 from shared import logs
 from shared.settings import Settings
-from worker import pausing
-from worker.results import audited
+from worker import audit, pausing
 
 Customer = Annotated[str | None, typer.Argument(help="A customer.")]
 All = Annotated[bool, typer.Option("--all", help="Every customer.")]
@@ -47,7 +46,8 @@ async def _write(settings: Settings, deed: str, whom: str, actor: str) -> tuple[
     def work(connection: Connection, now: float) -> tuple[bool, list[str]]:
         begins = deed == "pause"
         changed = pausing.pause(connection, now, whom, actor) if begins else pausing.resume(connection, whom)
-        audited(connection, now, actor, deed, whom, "", "done" if changed else "was_so")
+        result = "done" if changed else "was_so"
+        audit.note(connection, now, actor=actor, deed=deed, customer_id=whom, subject="", result=result)
         return changed, ["everybody" if each == pausing.ALL else each for each in pausing.paused(connection)]
 
     async with open_house(settings, with_store=True) as house:

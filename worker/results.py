@@ -7,9 +7,10 @@ from sqlalchemy import Connection, Row, and_, bindparam, insert, select, update
 
 from shared.broker import Message
 from shared.topics import rfc3339
+from worker import audit
 from worker.assignment import Result
 from worker.ledger import Ledger
-from worker.tables import audit, commands, outbox
+from worker.tables import commands, outbox
 
 PENDING: Final = "pending"
 RESULT_TYPE: Final = "com.vectorcare.receiver.command."
@@ -39,18 +40,18 @@ def finish(connection: Connection, now: float, ledger: Ledger, row: Row[Any], re
     if not connection.execute(_FINISH, values | mine).rowcount:
         return
     if row.command not in _NOT_AUDITED:
-        audited(connection, now, row.actor, row.command, row.customer_id, row.service_request_id, result.code)
+        audit.note(
+            connection,
+            now,
+            actor=row.actor or "unnamed",
+            deed=row.command,
+            customer_id=row.customer_id,
+            subject=row.service_request_id,
+            result=result.code,
+        )
     told = locked(connection, row.customer_id, row.id)
     assert told is not None
     tell(connection, ledger, told)
-
-
-def audited(
-    connection: Connection, now: float, actor: str | None, deed: str, customer_id: str, subject: str, result: str
-) -> None:
-    """Add to the record of who did what when."""
-    values = {"at": now, "actor": actor or "unnamed", "deed": deed, "customer_id": customer_id}
-    connection.execute(insert(audit).values(**values, subject=subject or None, result=result))
 
 
 def tell(connection: Connection, ledger: Ledger, row: Row[Any]) -> None:

@@ -109,3 +109,26 @@ async def _acknowledged(process: Process, count: int) -> None:
     async with asyncio.timeout(20):
         while process.log.read_text().count('"command":"acknowledge"') < count:
             await asyncio.sleep(0.05)
+
+
+async def test_a_consumer_that_is_killed_again_and_again_misses_no_trip(tmp_path: Path, amqp_url: str) -> None:
+    await emptied(amqp_url, "cad")
+    file = tmp_path / "consumer.py"
+    file.write_text(example("python"))
+    told: list[str] = []
+    async with Sandbox(Options(seed=6)) as sandbox:
+        home = Home(tmp_path, sandbox, broker=amqp_url)
+        home.customer("acme")
+        home.write('[[subscriptions]]\nname = "cad"\ncustomers = ["acme"]\n')
+        async with Process(home, "run") as process:
+            await process.ready()
+            broadcasting = asyncio.create_task(broadcast(sandbox, 40, "acme", pause=0.05))
+            for lives in (3, 7, 1, 12):
+                async with consumer(sys.executable, str(file), AMQP_URL=amqp_url) as lines:
+                    told += await lines(lives)
+            requests = await broadcasting
+            async with consumer(sys.executable, str(file), AMQP_URL=amqp_url) as lines:
+                while not {f"{each} assigned" for each in requests} <= set(told):
+                    told += await lines(1)
+            assert await process.terminate() == 0
+    await emptied(amqp_url, "cad")
