@@ -1,6 +1,7 @@
 """Takes deliveries of one queue, keeps customers out of each other's way, and settles each by what its handler said."""
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Awaitable, Callable
@@ -41,6 +42,11 @@ def _customer_of(message: Message) -> str:
     return message.headers.get("ce-customerid", "")
 
 
+async def _hand_back(delivery: Delivery) -> None:
+    with contextlib.suppress(DeliveryLost, Unavailable):  # then it comes again when its lease or channel ends
+        await delivery.retry(0, counted=False)
+
+
 class Intake:
     """One queue's deliveries, each handled in a task of its own; `stop` waits for those in hand.
 
@@ -61,7 +67,7 @@ class Intake:
         self._customer_of = customer_of
         self._limit = in_flight_per_customer
         self._lanes: dict[str, Lane] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Delivery] = {}
         self._broker: Broker
         self._prefetch = 0
         self._consumer: Consumer | None = None
@@ -90,7 +96,7 @@ class Intake:
         metrics.BRAKE.labels(self._queue).set_function(lambda: self._braking is not None)
 
     async def stop(self, within: float) -> None:
-        """Take no more, finish what is in hand; what is not finished `within` seconds comes again."""
+        """Take no more, finish what is in hand; what is not finished `within` seconds is handed back."""
         if self._braking is not None:
             self._braking.cancel()
             await asyncio.wait([self._braking])
@@ -100,8 +106,11 @@ class Intake:
             _, unfinished = await asyncio.wait(self._tasks, timeout=within)
             if unfinished:
                 _log.warning("stopped_unfinished", queue=self._queue, deliveries=len(unfinished))
+            handed_back = [self._tasks[task] for task in unfinished]
             for task in unfinished:
                 task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
+            await asyncio.gather(*(_hand_back(delivery) for delivery in handed_back))
 
     def _alive(self) -> bool:
         return self._consumer is not None and self._consumer.alive
@@ -109,8 +118,8 @@ class Intake:
     def _take(self, delivery: Delivery) -> None:
         # A task of our own: those of the AMQP library are cancelled when its channel drops, in the middle of a call.
         task = asyncio.create_task(self._handle(delivery), name=f"handle {self._queue}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = delivery
+        task.add_done_callback(self._tasks.pop)
 
     async def _handle(self, delivery: Delivery) -> None:
         customer = self._customer_of(delivery.message)
