@@ -1,5 +1,6 @@
 """Carries an intent out: makes its call of VectorCare's API, unless paused meanwhile, and records the answer."""
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -61,7 +62,9 @@ async def carry_out(desk: Desk, errand: Errand, step: Step) -> tuple[Answer, Ste
 
 async def _call(desk: Desk, errand: Errand, step: Step, call: Call) -> Answer:
     customer = errand.customer
-    start_by = await _may_start_until(desk, errand)
+    # A pause is for accepting, and what a rule does; a person may decline all the same.
+    always = call is Call.DECLINE and errand.event is None
+    start_by = math.inf if always else await _may_start_until(desk, errand)
     if start_by is None or time.monotonic() - errand.began > desk.rules.lease - desk.call_seconds:
         # It was paused meanwhile; or this process stood still so long that another may hold the intent by then.
         return Answer(Answered.NOT_SENT)

@@ -75,6 +75,8 @@ class Desk:
         ours, other = known.service_request_id, known.other_leg
         if not known.ours:
             ours, other = other, ours
+            if not (await self.ledger.look(known.customer_id, ours)).ours:
+                return False  # and no row is made for a request of which we have only been told
 
         def looked(mine: Assignment, inquiry: Inquiry, _: float) -> Step:
             return assignment.other_leg_ended(mine, self.ledger.peek(inquiry.connection, known.customer_id, other))

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 STUCK_SECONDS: Final = 0.25  # a lane that is full and has finished nothing for so long hangs
+_TIMES_THE_USUAL: Final = 3  # or for so many times as long as its deliveries usually take: a slow API does not hang
+_HANGING_SECONDS: Final = 2.0  # what took longer says nothing of what is usual
+_WEIGHT: Final = 0.2  # of the newest in what is usual
 
 
 class Lane:
@@ -17,6 +20,7 @@ class Lane:
         self._free = limit
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._moved_at = 0.0  # when the lane got full, or last finished something since
+        self._usual = 0.0  # seconds that a delivery holds its place
 
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[bool]:
@@ -24,9 +28,13 @@ class Lane:
         if not await self._get():
             yield False
             return
+        began = asyncio.get_running_loop().time()
         try:
             yield True
         finally:
+            took = asyncio.get_running_loop().time() - began
+            if took < _HANGING_SECONDS:
+                self._usual += (took - self._usual) * _WEIGHT
             self._give_back()
 
     async def _get(self) -> bool:
@@ -40,7 +48,7 @@ class Lane:
         self._waiting.append(turn)
         try:
             while not turn.done():
-                patience = self._moved_at + STUCK_SECONDS - clock()
+                patience = self._moved_at + max(STUCK_SECONDS, self._usual * _TIMES_THE_USUAL) - clock()
                 if patience <= 0:
                     self._waiting.remove(turn)
                     return False

@@ -96,6 +96,10 @@ class Ledger:
         """A look into the store."""
         return await self._database.read(work)
 
+    async def look(self, customer_id: str, service_request_id: str) -> Assignment:
+        """What is known of a request; an empty one where nothing is."""
+        return await self._database.read(lambda connection: self.peek(connection, customer_id, service_request_id))
+
     async def is_paused(self, customer_id: str) -> bool:
         """Whether nothing may be accepted for this customer now."""
         return await self._database.read(lambda connection: is_paused(connection, customer_id))

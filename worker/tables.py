@@ -34,7 +34,6 @@ assignments: Final = Table(
     Column("updated_at", Float),
     Column("pickup_at", Float),
     Column("level", Text),
-    Column("other_leg", Text),
     Column("other_leg_lost", Boolean),
     Column("collection", Text),
     Column("first_offered_at", Float),

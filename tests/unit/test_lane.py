@@ -144,3 +144,17 @@ def test_never_more_than_the_limit_and_never_a_free_place_while_one_waits(deeds:
 
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         loop.run_until_complete(play())
+
+
+async def test_a_customer_whose_api_is_always_slow_is_not_taken_for_one_that_hangs() -> None:
+    lane = Lane(1)
+    for _ in range(20):
+        async with lane.place():
+            await asyncio.sleep(0.2)  # how long a call takes is what this is about
+    visitors = Visitors(lane)
+    await visitors.come(2)
+    await asyncio.sleep(STUCK_SECONDS + 0.1)  # nothing may happen in this time
+    assert visitors.sent_away == []
+    await visitors.leave(0)
+    await until(lambda: visitors.inside == [1], 1)
+    await visitors.end()

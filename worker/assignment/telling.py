@@ -69,7 +69,6 @@ def described(known: Assignment, event: Event, particulars: Particulars) -> Assi
         request_event_id=event.event_id,
         pickup_at=particulars.pickup_at,
         level=particulars.level,
-        other_leg=particulars.other_leg,
         collection=particulars.collection,
     )
 

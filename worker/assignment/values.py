@@ -1,5 +1,6 @@
 """The words of an assignment: what we know, what may happen to it, and what follows. Pure values."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,6 +11,7 @@ from shared.event import Event, Status
 from worker.policy import Decision
 
 OrderBy = Literal["event_id", "event_timestamp"]
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Order(NamedTuple):
@@ -109,12 +111,10 @@ class Gap(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Particulars:
     """What the store must be able to search for in a request. `pickup_at` is Unix seconds, `level` the policy's word
-    for the level of service, `other_leg` the round trip's other request, `collection` a digest of the standing order's
-    id. None where the request does not say."""
+    for the level of service, `collection` a digest of the standing order's id. None where the request does not say."""
 
     pickup_at: float | None = None
     level: str | None = None
-    other_leg: str | None = None
     collection: str | None = None
 
 
@@ -153,7 +153,6 @@ class Assignment:
     request_event_id: str | None = None
     pickup_at: float | None = None
     level: str | None = None
-    other_leg: str | None = None
     other_leg_lost: bool = False
     collection: str | None = None
     first_offered_at: float | None = None
@@ -163,6 +162,12 @@ class Assignment:
     asked_by: str | None = None
     actor: str | None = None
     tags: tuple[str, ...] = ()
+
+    @property
+    def other_leg(self) -> str | None:
+        """The round trip's other request; None where this one names none."""
+        named = (self.request or {}).get("round_trip_other_service_request_id")
+        return named if isinstance(named, str) and _REQUEST_ID.fullmatch(named) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ def upgrade() -> None:
     for column in (
         sa.Column("pickup_at", sa.Float),
         sa.Column("level", sa.Text),
-        sa.Column("other_leg", sa.Text),
         sa.Column("other_leg_lost", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("collection", sa.Text),
         sa.Column("first_offered_at", sa.Float),
