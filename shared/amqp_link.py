@@ -4,9 +4,10 @@ Why not `connect_robust`: docs/decisions/0005-rabbitmq.md.
 """
 
 import asyncio
+import contextlib
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import aio_pika
@@ -192,9 +193,22 @@ async def bounded(work: Awaitable[Any], seconds: float) -> None:
         done, _ = await asyncio.wait([task], timeout=seconds)
         if not done:
             raise TimeoutError
-        task.result()
+        with losses_named():
+            task.result()
     finally:
         task.cancel()
+
+
+@contextlib.contextmanager
+def losses_named() -> Iterator[None]:
+    """Around what waits inside aiormq, which ends a waiter with a bare Exception where a connection closed without
+    saying why: a ConnectionResetError instead, which is one of the LOSSES."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is Exception:
+            raise ConnectionResetError("the connection closed without a reason") from None
+        raise
 
 
 def _seen(task: "asyncio.Future[Any]") -> None:

