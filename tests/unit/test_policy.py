@@ -333,8 +333,8 @@ def not_told(facts: Facts, name: str) -> Facts:
     """What the store knows, but for one fact."""
     if name == "overlapping":
         return replace(facts, load=replace(facts.load, overlapping=None))
-    unknown: dict[str, Any] = {name: None}
-    return replace(facts, **unknown)
+    lacking: dict[str, Any] = {name: None}
+    return replace(facts, **lacking)
 
 
 @settings(max_examples=400, deadline=None)
