@@ -55,9 +55,9 @@ class Server:
                 raise RuntimeError(f"PostgreSQL did not start:\n{(self._folder / 'out.log').read_text()[-3000:]}")
             time.sleep(0.05)
 
-    def sql(self, statement: str) -> str:
-        """Run a statement with psql; what it prints."""
-        command = [str(self._bin / "psql"), "-qtAX", "-v", "ON_ERROR_STOP=1", "-c", statement, self.url]
+    def sql(self, statement: str, url: str | None = None) -> str:
+        """Run a statement with psql, in the first database or in another; what it prints."""
+        command = [str(self._bin / "psql"), "-qtAX", "-v", "ON_ERROR_STOP=1", "-c", statement, url or self.url]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
     def kill(self) -> None:
