@@ -4,12 +4,14 @@
 behaviour. The functions hold portable SQLAlchemy statements, the same ones for both.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import Connection, Table, bindparam, func, select
+from sqlalchemy import Connection, Row, Table, bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
 T = TypeVar("T")
 Work = Callable[[Connection, float], T]
@@ -40,10 +42,19 @@ class Database(Protocol):
         """Finish what is waiting and let go; whatever comes later is Unavailable."""
 
 
-def insert_if_absent(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
-    """Insert a row whose key may be there already, in which case nothing happens."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    connection.execute(dialect.insert(table).on_conflict_do_nothing(), dict(row))
+def insert_if_absent(connection: Connection, table: Table, row: Mapping[str, Any]) -> Row[Any] | None:
+    """Insert a row whose key may be there already, in which case nothing happens; the row as it was inserted."""
+    statement = _insert_if_absent(connection.dialect.name, table)
+    found: Row[Any] | None = connection.execute(statement, dict(row)).first()
+    return found
+
+
+@functools.cache
+def _insert_if_absent(dialect: str, table: Table) -> ReturningInsert[Any]:
+    # Built once for each table: putting a statement together costs more than running it.
+    kind = postgresql if dialect == "postgresql" else sqlite
+    statement: ReturningInsert[Any] = kind.insert(table).on_conflict_do_nothing().returning(table)
+    return statement
 
 
 def one_at_a_time(connection: Connection, what: str) -> None:

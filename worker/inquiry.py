@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, and_, case, func, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, exists, func, or_, select, update
 
 from shared.database import insert_if_absent
 from shared.event import Status
@@ -25,13 +25,22 @@ UNSEEN: Final = "unseen"
 OFFERED: Final = "offered"
 
 
+# Built once: putting a statement together costs more than running it.
+_ALL: Final = customers.alias()
+_PAUSED: Final = exists().where(_ALL.c.customer_id == EVERYBODY, _ALL.c.paused_at.is_not(None))
+_LOCKED: Final = (
+    select(customers, _PAUSED.label("everybody"))
+    .where(customers.c.customer_id == bindparam("of_customer"))
+    .with_for_update(of=customers)
+)
+_IS_PAUSED: Final = select(customers.c.customer_id).where(
+    customers.c.customer_id.in_((bindparam("of_customer"), EVERYBODY)), customers.c.paused_at.is_not(None)
+)
+
+
 def is_paused(connection: Connection, customer_id: str) -> bool:
     """Whether nothing may be accepted for this customer: it is paused, or everybody is."""
-    both = customers.c.customer_id.in_((customer_id, EVERYBODY))
-    return (
-        connection.execute(select(customers.c.customer_id).where(both, customers.c.paused_at.is_not(None))).first()
-        is not None
-    )
+    return connection.execute(_IS_PAUSED, {"of_customer": customer_id}).first() is not None
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,7 @@ class Inquiry:
 
     def paused(self) -> bool:
         """Whether nothing may be accepted for this customer."""
-        _ = self._row  # locked first: whoever pauses waits for this accept, or this accept sees the pause
-        return is_paused(self.connection, self.customer_id)
+        return self._row.paused_at is not None or bool(self._row.everybody)
 
     def facts(self, known: Assignment, policy: Policy) -> Facts:
         """What `policy` asks of the store about the offer of `known`; what it does not ask is left out."""
@@ -104,11 +112,11 @@ class Inquiry:
 
     @functools.cached_property
     def _row(self) -> Row[Any]:
-        mine = select(customers).where(customers.c.customer_id == self.customer_id).with_for_update()
-        row = self.connection.execute(mine).first()
+        mine = {"of_customer": self.customer_id}
+        row = self.connection.execute(_LOCKED, mine).first()
         if row is None:
             insert_if_absent(self.connection, customers, {"customer_id": self.customer_id, "refused_in_a_row": 0})
-            row = self.connection.execute(mine).one()
+            row = self.connection.execute(_LOCKED, mine).one()
         return row
 
     def _set(self, **values: Any) -> None:

@@ -148,8 +148,8 @@ class Ledger:
         if row is None:
             # Two workers may hear of it for the first time at once; whoever comes second waits for the row here.
             named = {"customer_id": customer_id, "service_request_id": service_request_id}
-            insert_if_absent(connection, assignments, {**_EMPTY, **named})
-            row = connection.execute(_SELECT, this).one()
+            row = insert_if_absent(connection, assignments, {**_EMPTY, **named})
+            row = row or connection.execute(_SELECT, this).one()
         return self._known(row)
 
     def _known(self, row: Row[Any]) -> Assignment:

@@ -207,7 +207,7 @@ def assert_revisions_rise(subscriber: Subscriber) -> None:
 
 
 def assert_taken_once(sandbox: Sandbox) -> None:
-    """One accept of a customer's, unless the request was taken away from it and offered again, which is not done here."""
+    """One accept of a customer's: here no request is taken away from one and offered again."""
     taken = Counter((call.receiver, call.request_id) for call in sandbox.record.calls("accept") if call.took_effect)
     assert {each: times for each, times in taken.items() if times > 1} == {}
     assert len(taken) > REQUESTS / 3
