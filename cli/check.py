@@ -11,12 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cli.house import open_house
+from cli.house import open_house, open_store
 from ingress import app as ingress_app
 from ingress.customers import senders
 from shared.errors import ConfigurationError, Problem, ReceiverError
 from shared.keys import read_sealer
 from shared.settings import Settings
+from worker import app as workers
 from worker.customers import Customer, customers
 from worker.token import Token, TokenRefused
 
@@ -77,7 +78,7 @@ async def _findings(configuration: Callable[[], Settings], *, offline: bool) -> 
     findings += [_warning(problem) for problem in settings.warnings]
     findings += [Finding(f"customers.{customer_id}: keys, policy") for customer_id in served]
     if not offline and not unusable:
-        findings += await _broker_and_store(settings)
+        findings += [await _store(settings), await _broker(settings)]
         findings += await asyncio.gather(*(_credentials(customer) for customer in served.values()))
     return findings
 
@@ -94,15 +95,24 @@ def _trouble(what: str, problem: str | None) -> Finding:
     return Finding(what, problem, Weight.TROUBLE) if problem else Finding(what)
 
 
-async def _broker_and_store(settings: Settings) -> list[Finding]:
+async def _store(settings: Settings) -> Finding:
     try:
-        async with open_house(settings, with_store=True) as house:
+        async with open_store(settings) as store:
+            await workers.migrate(store)
+    except ReceiverError as error:
+        return _trouble("store", str(error))
+    return Finding("store")
+
+
+async def _broker(settings: Settings) -> Finding:
+    try:
+        async with open_house(settings, with_store=False) as house:
             deadline = asyncio.get_running_loop().time() + _BROKER_SECONDS
             while house.broker.problem and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a deadline
                 await asyncio.sleep(0.05)
-            return [Finding("store"), _trouble("broker", house.broker.problem)]
+            return _trouble("broker", house.broker.problem)
     except ReceiverError as error:
-        return [_trouble("broker and store", str(error))]
+        return _trouble("broker", str(error))
 
 
 async def _credentials(customer: Customer) -> Finding:

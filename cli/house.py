@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.broker import Broker
+from shared.broker import Broker, Topology
+from shared.database import Database
 from shared.embedded import EmbeddedBroker
 from shared.engine import Engine
 from shared.keys import read_sealer
+from shared.postgresql import PostgreSQL
 from shared.rabbitmq import RabbitBroker
 from shared.sealing import Sealer
 from shared.settings import Settings
@@ -22,14 +24,13 @@ class House:
 
     broker: Broker
     sealer: Sealer
-    store: Engine | None
+    store: Database | None
 
 
 @contextlib.asynccontextmanager
 async def open_house(settings: Settings, *, with_store: bool) -> AsyncIterator[House]:
     """One engine for each file: the embedded broker and the store may be the same, and then commit together."""
     sealer = read_sealer(settings)
-    store_file = settings.store_file if with_store else None
     engines: dict[Path, Engine] = {}
 
     def engine(path: Path) -> Engine:
@@ -39,21 +40,46 @@ async def open_house(settings: Settings, *, with_store: bool) -> AsyncIterator[H
         return engines[key]
 
     try:
-        store = engine(store_file) if store_file else None
-        if store is not None:
-            await workers.migrate(store)
-        broker = await _broker(settings, sealer, engine)
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            store = _store(settings, engine) if with_store else None
+            if isinstance(store, PostgreSQL):
+                stack.push_async_callback(store.close)
+            if store is not None:
+                await workers.migrate(store)
+            broker = await _broker(settings, sealer, engine)
+            stack.push_async_callback(broker.close)
             yield House(broker, sealer, store)
-        finally:
-            await broker.close()
     finally:
         for each in engines.values():
             await each.close()
 
 
+@contextlib.asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[Database]:
+    """The store alone, as it is found: not migrated."""
+    store = _store(settings, Engine)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _store(settings: Settings, engine: Callable[[Path], Engine]) -> Database:
+    file = settings.store_file
+    if file is not None:
+        return engine(file)
+    assert settings.store.url is not None  # else there is a file, or ConfigurationError
+    return PostgreSQL(settings.store.url.get_secret_value(), settings.store.connections)
+
+
+def wanted_topology(settings: Settings) -> Topology:
+    """All that must exist on the broker for this configuration."""
+    queued = [subscription for subscription in settings.subscriptions if subscription.is_queued]
+    return topology((each.name, pattern) for each in queued for pattern in each.patterns)
+
+
 async def _broker(settings: Settings, sealer: Sealer, engine: Callable[[Path], Engine]) -> Broker:
-    wanted = topology((subscription.name, subscription.pattern) for subscription in settings.subscriptions)
+    wanted = wanted_topology(settings)
     if settings.broker_file is not None:
         return await EmbeddedBroker.open(engine(settings.broker_file), sealer, wanted)
     return RabbitBroker([url.get_secret_value() for url in settings.broker.url], wanted)

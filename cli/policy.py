@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import policy_compare, policy_facts, policy_try
+from cli import ages, policy_compare, policy_facts, policy_try
 from cli.configured import Config, configuration
 from shared import logs
 from worker import policy as policies
@@ -85,7 +85,7 @@ def compare(
 ) -> None:
     """Decide all offers that were really seen by two policies, and show where they differ; nothing is done."""
     before, after = _policy(old), _policy(new)
-    seconds = policy_compare.seconds(since)
+    seconds = ages.seconds("--since", since)
     logs.configure()
     comparison = asyncio.run(
         policy_compare.compared(configuration(config), before, after, seconds=seconds, customer=customer, most=most)

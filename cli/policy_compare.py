@@ -1,11 +1,9 @@
 """Two policies over what was really seen. No patient data: requests are named by their ids."""
 
-import re
 import sys
 import time
 from typing import Final
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -19,17 +17,7 @@ from worker import offers_seen
 from worker.policy import Decision, Policy, Verdict
 from worker.policy.compare import Comparison
 
-_SINCE: Final = re.compile(r"(\d{1,6})([mhd])")
-_UNITS: Final = {"m": 60, "h": 3600, "d": 86400}
 _PAGE: Final = 200  # offers in memory at once
-
-
-def seconds(since: str) -> float:
-    """`90m`, `12h`, `7d` in seconds."""
-    found = _SINCE.fullmatch(since)
-    if found is None:
-        raise typer.BadParameter("--since is a number of minutes, hours or days, such as 90m, 12h or 7d")
-    return float(int(found.group(1)) * _UNITS[found.group(2)])
 
 
 async def compared(

@@ -14,13 +14,27 @@ from aiohttp.http_exceptions import HttpProcessingError
 from ingress.address import Network, client_address, is_allowed
 from ingress.customers import Sender
 from shared import event, metrics, topics
-from shared.broker import Broker
+from shared.broker import Publisher
 from shared.errors import Unavailable
 from shared.signature import SIGNATURE_HEADER, Verified, verify
 
 ANSWER_WITHIN: Final = 4.5  # seconds; VectorCare gives up at 10, we answer within 5
 BODY_WITHIN: Final = 4.0  # of those
 RETRY_AFTER: Final = "8"  # seconds, VectorCare's own first pause
+
+_ACTIONS: Final = frozenset(  # those that VectorCare documents; the set is open, and a label must not be
+    {
+        "BROADCAST_RECEIVED",
+        "BROADCAST_ACCEPTED",
+        "BROADCAST_DECLINED",
+        "BROADCAST_EXPIRED",
+        "BROADCAST_CANCELED",
+        "PROPOSAL_ACCEPTED",
+        "PROPOSAL_DECLINED",
+        "CHANGE_REQUEST_ACCEPTED",
+        "CHANGE_REQUEST_DECLINED",
+    }
+)
 
 _log = structlog.get_logger("ingress")
 
@@ -39,17 +53,22 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refused(Exception):
-    """Ends the receiving of one webhook: the answer, and why, for the log alone."""
+    """Ends the receiving of one webhook: the answer, and why, for log and metrics alone.
+
+    `kind` is `why` as one of a few words; `keys` are the fingerprints that were tried.
+    """
 
     answer: Answer
     why: str
+    kind: str = ""
+    keys: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Reception:
     """All that receiving needs: the broker, the customers, and the listener's limits."""
 
-    broker: Broker
+    broker: Publisher
     senders: Mapping[str, Sender | None]
     max_body_bytes: int
     allow_from: Sequence[Network]
@@ -67,13 +86,15 @@ async def receive(reception: Reception, request: web.Request) -> web.Response:
     except Refused as refused:
         answer = refused.answer
         line["why"] = refused.why
+        if refused.kind and line["customer"]:
+            metrics.REFUSED.labels(line["customer"], refused.kind, refused.keys).inc()
         response = _refusal(answer)
     except ConnectionError:
         answer = Answer.ABORTED
         line["why"] = "the sender went away"
         response = _refusal(answer)
     seconds = time.perf_counter() - started
-    metrics.WEBHOOKS.labels(line["customer"] or "unknown", answer).inc()
+    metrics.WEBHOOKS.labels(line["customer"] or "unknown", _action(line), answer).inc()
     metrics.WEBHOOK_SECONDS.observe(seconds)
     write = _log.info if answer is Answer.ACCEPTED else _log.warning
     write("webhook", answer=answer, milliseconds=round(seconds * 1000, 1), **line)
@@ -100,8 +121,16 @@ async def _receive(reception: Reception, request: web.Request, line: dict[str, o
     try:
         await reception.broker.publish(topics.WEBHOOKS, message, mandatory=True, timeout=left)
     except Unavailable as error:
-        raise Refused(Answer.UNAVAILABLE, str(error)) from None
+        raise Refused(Answer.UNAVAILABLE, str(error), "not_durable") from None
     return webhook.event_id if isinstance(webhook, event.Event) else None
+
+
+def _action(line: Mapping[str, object]) -> str:
+    """A webhook's action as a label: a documented one, OTHER, or NONE where it was refused unread or is unreadable."""
+    action = line.get("action")
+    if action is None:
+        return "NONE"
+    return str(action) if action in _ACTIONS else "OTHER"
 
 
 def _claimed(reception: Reception, request: web.Request) -> str | None:
@@ -120,7 +149,8 @@ def _allow(reception: Reception, request: web.Request) -> None:
 def _signature(request: web.Request) -> str:
     signatures = request.headers.getall(SIGNATURE_HEADER, [])
     if len(signatures) != 1:
-        raise Refused(Answer.UNAUTHORIZED, "no signature" if not signatures else "several signatures")
+        why = "several signatures" if signatures else "no signature"
+        raise Refused(Answer.UNAUTHORIZED, why, why.replace(" ", "_"))
     return signatures[0]
 
 
@@ -130,9 +160,9 @@ def _identify(reception: Reception, request: web.Request) -> Sender:
         raise Refused(Answer.UNAUTHORIZED, "unknown customer")
     sender = reception.senders[customer_id]
     if sender is None:
-        raise Refused(Answer.UNAVAILABLE, "the customer is disabled by its configuration")
+        raise Refused(Answer.UNAVAILABLE, "the customer is disabled by its configuration", "disabled")
     if not sender.allows(request.query.getall("token", [])):
-        raise Refused(Answer.UNAUTHORIZED, "wrong token")
+        raise Refused(Answer.UNAUTHORIZED, "wrong token", "wrong_token")
     return sender
 
 
@@ -157,7 +187,7 @@ def _verify(sender: Sender, body: bytes, signature: str) -> Verified:
     verified = verify(sender.customer_id, sender.keys, body, signature)
     if verified is None:
         tried = ", ".join(key.fingerprint for key in sender.keys)
-        raise Refused(Answer.UNAUTHORIZED, f"the signature fits none of the keys {tried}")
+        raise Refused(Answer.UNAUTHORIZED, f"the signature fits none of the keys {tried}", "wrong_key", tried)
     return verified
 
 

@@ -4,9 +4,10 @@ Why not `connect_robust`: docs/decisions/0005-rabbitmq.md.
 """
 
 import asyncio
+import contextlib
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import aio_pika
@@ -19,6 +20,7 @@ from yarl import URL
 LOSSES: Final = (TimeoutError, asyncio.CancelledError, *CONNECTION_EXCEPTIONS)
 _HEARTBEAT_SECONDS: Final = 5  # a black hole is noticed after (5 + 1) * 3 s
 _CONNECT_SECONDS: Final = 5.0
+_DOUBTED_SECONDS: Final = 1.5  # how long a node that did not do something in time may take for a sign of life
 _LOOK_SECONDS: Final = 5.0  # how often the topology is made sure of
 _SLOWEST_RECONNECT: Final = 5.0
 
@@ -40,7 +42,9 @@ class Link:
         self._up = asyncio.Event()
         self._look = asyncio.Event()
         self._prepared = asyncio.Event()
+        self._doubted = False
         self._problem: str | None = "not connected yet"
+        self._leaving: set[asyncio.Task[None]] = set()
         self._task = asyncio.create_task(self._keep(), name=f"amqp {name}")
 
     @property
@@ -58,6 +62,11 @@ class Link:
         """Have the topology declared and the consumers started soon, rather than at the next look."""
         self._look.set()
 
+    def doubt(self) -> None:
+        """A node that hangs is left for the next within seconds; its heartbeat would tell after 18."""
+        self._doubted = True
+        self._look.set()
+
     async def prepare_again(self) -> None:
         """Have the topology declared now, and wait until it was."""
         self._prepared.clear()
@@ -68,7 +77,9 @@ class Link:
         """Close the connection and open none any more."""
         self._task.cancel()
         await asyncio.wait([self._task])
-        await self._let_go()
+        self._let_go()
+        if self._leaving:
+            await asyncio.wait(self._leaving)
 
     async def _keep(self) -> None:
         failures = 0
@@ -77,58 +88,91 @@ class Link:
             # collected, in whatever thread that happens.
             properties: FieldTable = {"connection_name": f"vectorcare-receiver {self._name}"}
             connection = self._connection = aio_pika.Connection(url, client_properties=properties)
+            served = False
             try:
                 await bounded(connection.connect(), _CONNECT_SECONDS)
-                await bounded(self._prepare(connection), _CONNECT_SECONDS)
             except LOSSES as error:
                 raise_if_asked_to_stop()
                 self._problem = describe(error)
                 _log.warning("broker_unreachable", link=self._name, host=url.host, problem=self._problem)
-                await self._let_go()
-                failures += 1
+            else:
+                _log.info("broker_connected", link=self._name, host=url.host)
+                served = await self._watch(connection)
+                _log.warning("broker_lost", link=self._name, host=url.host, problem=self._problem)
+            self._let_go()
+            failures = 0 if served else failures + 1
+            if failures:
                 slowest = min(_SLOWEST_RECONNECT, 0.1 * 2 ** min(failures, 10))
                 await asyncio.sleep(slowest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-                continue
-            failures = 0
-            _log.info("broker_connected", link=self._name, host=url.host)
-            await self._watch(connection)
-            _log.warning("broker_lost", link=self._name, host=url.host)
-            await self._let_go()
 
-    async def _watch(self, connection: AbstractConnection) -> None:
-        """Until the connection is lost; the topology is declared again every few seconds, in case it went."""
+    async def _watch(self, connection: AbstractConnection) -> bool:
+        """Until the connection is lost, or hangs; the topology is declared every few seconds, in case it went. Whether
+        it ever was.
+
+        The connection is used before that, because a cluster with a node that hangs routes and confirms, and declares
+        nothing for a minute.
+        """
         # connection.closed() tells only of a close of ours, so this listens for the others.
         closed: asyncio.Future[Literal[True]] = asyncio.get_running_loop().create_future()
         connection.close_callbacks.add(lambda *_: None if closed.done() else closed.set_result(True))
-        self._problem = None
         self._up.set()
+        served = False
         while not closed.done():
-            self._prepared.set()
-            look = asyncio.create_task(self._look.wait())
-            await asyncio.wait([closed, look], timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            look.cancel()
             self._look.clear()
-            if closed.done():
-                return
+            doubted, self._doubted = self._doubted, False
+            if doubted and not await _answers(connection):
+                self._problem = "the node hangs"
+                return served
             try:
                 await bounded(self._prepare(connection), _CONNECT_SECONDS)
                 self._problem = None
+                served = True
             except LOSSES as error:
                 raise_if_asked_to_stop()
                 self._problem = describe(error)
                 _log.error("topology_not_declared", link=self._name, problem=self._problem)
-                if isinstance(error, TimeoutError):
-                    return  # it hangs: another connection may not
+                self._doubted = isinstance(error, TimeoutError)
+            self._prepared.set()
+            if not self._doubted:
+                await self._look_or_loss(closed)
+        return served
 
-    async def _let_go(self) -> None:
+    async def _look_or_loss(self, closed: asyncio.Future[Literal[True]]) -> None:
+        look = asyncio.create_task(self._look.wait())
+        try:
+            await asyncio.wait([closed, look], timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            look.cancel()
+
+    def _let_go(self) -> None:
+        """Leave the connection behind; a node that hangs may take long to say goodbye, and the next is not kept
+        waiting for that."""
         self._up.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
             self._problem = self._problem or "the connection was lost"
-            try:
-                await bounded(connection.close(), _CONNECT_SECONDS)
-            except LOSSES:
-                raise_if_asked_to_stop()
+            leaving = asyncio.create_task(_say_goodbye(connection))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+
+async def _answers(connection: AbstractConnection) -> bool:
+    """Whether the node does the least that it can be asked for."""
+    channel = connection.channel()
+    try:
+        await bounded(channel.initialize(), _DOUBTED_SECONDS)
+        await bounded(channel.close(), _DOUBTED_SECONDS)
+    except LOSSES:
+        raise_if_asked_to_stop()
+        return False
+    return True
+
+
+async def _say_goodbye(connection: AbstractConnection) -> None:
+    try:
+        await bounded(connection.close(), _CONNECT_SECONDS)
+    except LOSSES:
+        raise_if_asked_to_stop()
 
 
 def _with_heartbeat(url: str) -> URL:
@@ -149,9 +193,22 @@ async def bounded(work: Awaitable[Any], seconds: float) -> None:
         done, _ = await asyncio.wait([task], timeout=seconds)
         if not done:
             raise TimeoutError
-        task.result()
+        with losses_named():
+            task.result()
     finally:
         task.cancel()
+
+
+@contextlib.contextmanager
+def losses_named() -> Iterator[None]:
+    """Around what waits inside aiormq, which ends a waiter with a bare Exception where a connection closed without
+    saying why: a ConnectionResetError instead, which is one of the LOSSES."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is Exception:
+            raise ConnectionResetError("the connection closed without a reason") from None
+        raise
 
 
 def _seen(task: "asyncio.Future[Any]") -> None:

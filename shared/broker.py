@@ -77,19 +77,32 @@ class Consumer(Protocol):
     async def cancel(self) -> None:
         """No delivery comes after this; those in hand can still be settled."""
 
+    async def close(self) -> None:
+        """Cancel and let go; what is in hand comes again to the next consumer."""
 
-class Broker(Protocol):
-    """A topic broker with confirmed publishes."""
 
-    @property
-    def problem(self) -> str | None:
-        """Why nothing can be published now; None where it can."""
+class Publisher(Protocol):
+    """The half of a broker that the ingress needs; `ingress.spool` is one that needs no broker for a while."""
 
     async def publish(self, exchange: str, message: Message, *, mandatory: bool, timeout: float) -> None:
         """Return once the message is durable on the broker and, if `mandatory`, in at least one queue.
 
         Raises Unroutable where a mandatory message reached no queue, and Unavailable where that is not known
         within `timeout` seconds.
+        """
+
+
+class Broker(Publisher, Protocol):
+    """A topic broker with confirmed publishes."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be published now; None where it can."""
+
+    async def put(self, queue: str, message: Message, *, timeout: float) -> None:
+        """Put a message straight into one queue, from where it comes under its own routing key with no attempts.
+
+        Raises as a mandatory `publish` does.
         """
 
     async def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Consumer:

@@ -22,7 +22,10 @@ from shared.settings import CustomerSettings, Part, Settings
 VARIABLE_PREFIX: Final = "RECEIVER_"
 _NOT_SETTINGS: Final = re.compile(r"RECEIVER_CONFIG|RECEIVER_TEST_\w+")
 _INNER: Final = {"declared", "customer_problems", "warnings", "folder"}
-_FILE_KEYS: Final = ("url", "api_url", "token_url", "client_id", "client_secret", "webhook_token")
+_FILE_KEYS: Final = (
+    *("url", "api_url", "token_url", "client_id", "client_secret", "webhook_token"),
+    *("secret", "token", "webhook_url", "smtp_password"),
+)
 _Model = TypeVar("_Model", bound=Part)
 
 
@@ -39,11 +42,7 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
         customers = {}
     for place, part in _parts_with_files(tree):
         _read_files(place, part, folder, problems, warnings)
-    ingress = tree.get("ingress")
-    if isinstance(ingress, dict) and "spool" in ingress:
-        del ingress["spool"]
-        problems.append(Problem("ingress.spool", "is not built into this version yet; remove it"))
-    unknown = set(tree) - {"ingress", "worker", "broker", "store", "subscriptions"}
+    unknown = set(tree) - {"ingress", "worker", "broker", "store", "subscriptions", "client", "notify"}
     problems += [_misspelt(key, set(Settings.model_fields) - _INNER, variables.get(key)) for key in sorted(unknown)]
     problems += [
         Problem("subscriptions", f"there are two named {name}") for name in _doubled(tree.get("subscriptions"))
@@ -54,8 +53,10 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
         raise ConfigurationError([*problems, *customer_problems])
     for number, key in enumerate(settings.store.encryption_key_files):
         warnings += _readable_by_others(f"store.encryption_key_files[{number}]", folder / key)
-    if file and _holds_secrets(customers):
+    if file and _holds_secrets([*customers.values(), *_tables(tree.get("subscriptions")), tree.get("notify")]):
         warnings += _readable_by_others(str(file), file)
+    if settings.ingress.spool.path is not None and settings.broker_file is not None:
+        warnings.append(Problem("ingress.spool", "is not used: the embedded broker is a file of this machine already"))
     return settings.model_copy(
         update={
             "customers": good,
@@ -116,10 +117,14 @@ def _list_or_text(value: str) -> Any:
 
 
 def _parts_with_files(tree: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for place in ("broker", "store"):
+    for place in ("broker", "store", "notify"):
         part = tree.get(place)
         if isinstance(part, dict):
             yield place, part
+    subscriptions = tree.get("subscriptions")
+    for number, part in enumerate(subscriptions if isinstance(subscriptions, list) else ()):
+        if isinstance(part, dict):
+            yield f"subscriptions.{number}", part
 
 
 def _read_files(
@@ -143,9 +148,14 @@ def _read_files(
                 problems.append(Problem(at, f"can't be read: {_why(error)}"))
 
 
-def _holds_secrets(customers: dict[str, Any]) -> bool:
-    tables = [table for table in customers.values() if isinstance(table, dict)]
-    return any(key in table for table in tables for key in ("client_secret", "webhook_token"))
+def _tables(found: object) -> list[Any]:
+    return found if isinstance(found, list) else []
+
+
+def _holds_secrets(parts: list[Any]) -> bool:
+    """Whether a secret stands in the file itself."""
+    secrets = ("client_secret", "webhook_token", "secret", "token", "smtp_password")
+    return any(key in table for table in parts if isinstance(table, dict) for key in secrets)
 
 
 def _readable_by_others(place: str, file: Path) -> list[Problem]:

@@ -9,13 +9,14 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
-from sqlalchemy import Delete, Row, Update
+from sqlalchemy import Connection, Delete, Row, Update
 
 from shared import queue_rows, topics
 from shared.broker import Binding, Delivery, Message, Topology
+from shared.database import Work
 from shared.engine import Engine
 from shared.errors import DeliveryLost, Unavailable, Unroutable
 from shared.parking import parked_headers
@@ -26,28 +27,44 @@ _POLL_SECONDS: Final = 0.05  # how late a message of another process may be seen
 _CLAIM_AGAIN_SECONDS: Final = 1.0
 _UNOPENED_SECONDS: Final = 60.0  # a body whose key is missing is looked at again after this
 
+T = TypeVar("T")
+
 _log = structlog.get_logger("broker")
 
 
 class EmbeddedBroker:
     """The broker port (`shared.broker.Broker`) on an engine; `open` declares the topology."""
 
-    def __init__(self, engine: Engine, sealer: Sealer, *, lease: float = LEASE_SECONDS) -> None:
+    def __init__(
+        self, engine: Engine, sealer: Sealer, *, lease: float = LEASE_SECONDS, most_bytes: int | None = None
+    ) -> None:
         self._engine = engine
         self._sealer = sealer
         self._lease = lease
+        self._most_bytes = most_bytes
         self._arrivals: dict[str, asyncio.Event] = {}
         self._consumers: list[_Consumer] = []
 
     @classmethod
     async def open(
-        cls, engine: Engine, sealer: Sealer, topology: Topology, *, lease: float = LEASE_SECONDS
+        cls,
+        engine: Engine,
+        sealer: Sealer,
+        topology: Topology,
+        *,
+        lease: float = LEASE_SECONDS,
+        most_bytes: int | None = None,
     ) -> "EmbeddedBroker":
-        """Migrate the file and declare what must exist."""
-        broker = cls(engine, sealer, lease=lease)
+        """Migrate the file and declare what must exist. What would fill it beyond `most_bytes` is Unavailable."""
+        broker = cls(engine, sealer, lease=lease, most_bytes=most_bytes)
         await engine.migrate("shared.migrations.versions", "broker_version")
         await engine.transact(lambda connection, _: queue_rows.declare(connection, topology))
         return broker
+
+    @property
+    def engine(self) -> Engine:
+        """The file that it is on."""
+        return self._engine
 
     @property
     def problem(self) -> str | None:
@@ -57,17 +74,36 @@ class EmbeddedBroker:
     async def publish(self, exchange: str, message: Message, *, mandatory: bool, timeout: float) -> None:
         """See the port. Durable means fsynced."""
         body = self._sealer.seal(message.body)
-        try:
-            async with asyncio.timeout(timeout):
-                reached = await self._engine.transact(
-                    lambda connection, now: queue_rows.publish(connection, now, exchange, message, body)
-                )
-        except TimeoutError:
-            raise Unavailable(f"the embedded broker did not confirm within {timeout:g} s") from None
+
+        def work(connection: Connection, now: float) -> frozenset[str]:
+            self._check_room(connection, len(body))
+            return queue_rows.publish(connection, now, exchange, message, body)
+
+        reached = await self._within(timeout, work)
         if mandatory and not reached:
             raise Unroutable(f"no queue is bound for this message on {exchange}")
         for name in reached:
             self.arrival(name).set()
+
+    async def put(self, queue: str, message: Message, *, timeout: float) -> None:
+        """See the port."""
+        body = self._sealer.seal(message.body)
+        if not await self._within(
+            timeout, lambda connection, now: queue_rows.put(connection, now, queue, message, body)
+        ):
+            raise Unroutable(f"there is no queue {queue}")
+        self.arrival(queue).set()
+
+    async def _within(self, timeout: float, work: Work[T]) -> T:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._engine.transact(work)
+        except TimeoutError:
+            raise Unavailable(f"the embedded broker did not confirm within {timeout:g} s") from None
+
+    def _check_room(self, connection: Connection, size: int) -> None:
+        if self._most_bytes is not None and queue_rows.bytes_in_use(connection) + size > self._most_bytes:
+            raise Unavailable(f"{self._engine.path.name} is full: it holds its {self._most_bytes} bytes")
 
     async def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> "_Consumer":
         """See the port."""
@@ -94,9 +130,13 @@ class EmbeddedBroker:
 
     async def close(self) -> None:
         """Stop every consumer; what they hold comes again when its lease ends. The engine stays open."""
-        for consumer in self._consumers:
-            await consumer.cancel()
-            consumer.let_go()
+        for consumer in list(self._consumers):
+            await consumer.close()
+
+    def forget(self, consumer: "_Consumer") -> None:
+        """This consumer is closed."""
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
 
     def arrival(self, queue: str) -> asyncio.Event:
         """Set when this process put something into `queue`."""
@@ -153,9 +193,11 @@ class _Consumer:
         self._broker.arrival(self._queue).set()
         await asyncio.wait([self._claiming])
 
-    def let_go(self) -> None:
-        """Renew no lease any more."""
+    async def close(self) -> None:
+        """See the port. What is in hand comes again when its lease ends."""
+        await self.cancel()
         self._renewing.cancel()
+        self._broker.forget(self)
 
     async def settle(
         self,
@@ -252,6 +294,7 @@ class _Delivery:
         self.receipt = receipt
         self._queue = queue
         self._attempts: int = row.attempts
+        self._failed_at: float | None = row.failed_at
         self._message = Message(row.routing_key, row.headers, body)
 
     @property
@@ -277,8 +320,14 @@ class _Delivery:
         """See the port."""
 
         def again(now: float) -> dict[str, Any]:
-            attempts = self._attempts + counted
-            return {"visible_at": now + after, "attempts": attempts, "deliveries": 0, "receipt": None}
+            failed_at = now if counted and self._failed_at is None else self._failed_at
+            return {
+                "visible_at": now + after,
+                "attempts": self._attempts + counted,
+                "deliveries": 0,
+                "receipt": None,
+                "failed_at": failed_at,
+            }
 
         await self._consumer.settle(self, queue_rows.SETTLE, again, self._queue)
 
@@ -287,5 +336,5 @@ class _Delivery:
         await self._consumer.settle(self, queue_rows.SETTLE, lambda now: self._parked(reason, now), topics.DEAD_LETTERS)
 
     def _parked(self, reason: str, now: float) -> dict[str, Any]:
-        headers = parked_headers(self._message, reason, self._queue, self._attempts, now)
+        headers = parked_headers(self._message, reason, self._queue, self._attempts, self._failed_at, now)
         return queue_rows.in_dead_letters(headers, now)

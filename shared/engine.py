@@ -14,17 +14,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-import alembic.command
-import alembic.config
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from shared.database import Work
 from shared.errors import Unavailable
+from shared.migration import upgrade
 
 T = TypeVar("T")
 
@@ -56,9 +54,9 @@ class Engine:
         """The file."""
         return self._path
 
-    async def migrate(self, package: str, version_table: str) -> None:
-        """Bring the tables of `package` (a folder of alembic migrations) up to date, under the file's write lock."""
-        await self.transact(lambda connection, _: _migrate(connection, package, version_table))
+    async def migrate(self, package: str, version_table: str) -> tuple[str, ...]:
+        """See `shared.database.Database`; under the file's write lock."""
+        return await self.transact(lambda connection, _: upgrade(connection, package, version_table))
 
     async def transact(self, work: Work[T]) -> T:
         """See `shared.database.Database`."""
@@ -179,13 +177,3 @@ def _resolve(answers: list[tuple[_Job[Any], Any]]) -> None:
             job.future.set_exception(result)
         else:
             job.future.set_result(result)
-
-
-def _migrate(connection: Connection, package: str, version_table: str) -> None:
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(resources.files("shared.migrations")))
-    config.set_main_option("version_locations", str(resources.files(package)))
-    config.set_main_option("path_separator", "newline")
-    config.attributes["connection"] = connection
-    config.attributes["version_table"] = version_table
-    alembic.command.upgrade(config, "head")

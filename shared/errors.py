@@ -4,6 +4,7 @@
     ├── ConfigurationError   a person mends it: every problem with its place; exit status 2
     ├── Unavailable          try again: the broker or the database can't be had just now
     │   ├── Unroutable       no queue took the message: our topology is missing on the broker
+    │   ├── NotTaken         the broker answers, and a queue takes nothing: full, or changing its leader
     │   └── CannotOpen       a stored body's key is not on the ring (shared.sealing); it may be tomorrow
     └── DeliveryLost         nothing to do: the broker took the delivery back and will hand it out again
 
@@ -48,6 +49,10 @@ class Unavailable(ReceiverError):
 
 class Unroutable(Unavailable):
     """The broker confirmed that no queue took the message."""
+
+
+class NotTaken(Unavailable):
+    """The broker is there and says no: a queue is full, or changes its leader; other queues may take theirs."""
 
 
 class DeliveryLost(ReceiverError):

@@ -1,7 +1,7 @@
 """The embedded broker's tables and the statements on them; plain functions of a connection, see `shared.engine`."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -17,6 +17,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     delete,
+    func,
     insert,
     select,
     update,
@@ -45,6 +46,7 @@ messages: Final = Table(
     Column("attempts", Integer),
     Column("deliveries", Integer),
     Column("receipt", Text),
+    Column("failed_at", Float),
 )
 
 # Built once: putting a statement together costs more than running it.
@@ -66,6 +68,11 @@ _CLAIM: Final = (
     .values(visible_at=bindparam("until"), receipt=bindparam("held"), deliveries=messages.c.deliveries + 1)
     .returning(*messages.c)
 )
+_COUNT: Final = select(func.count()).where(messages.c.queue == bindparam("of_queue"))
+_OLDEST: Final = (
+    select(messages.c.headers).where(messages.c.queue == bindparam("of_queue")).order_by(messages.c.id).limit(1)
+)
+_SIZES: Final = ("page_count", "freelist_count", "page_size")
 _HELD: Final = (messages.c.id == bindparam("row"), messages.c.receipt == bindparam("held"))
 ACK: Final = delete(messages).where(*_HELD)
 SETTLE: Final = update(messages).where(*_HELD)
@@ -84,6 +91,7 @@ def in_dead_letters(headers: dict[str, str], now: float) -> dict[str, Any]:
         "attempts": 0,
         "deliveries": 0,
         "receipt": None,
+        "failed_at": None,
     }
 
 
@@ -128,16 +136,41 @@ def publish(connection: Connection, now: float, exchange: str, message: Message,
         elif topics.matches(pattern, message.routing_key):
             reached.add(queue)
     if reached:
-        row = {
-            "routing_key": message.routing_key,
-            "headers": dict(message.headers),
-            "body": body,
-            "visible_at": now,
-            "attempts": 0,
-            "deliveries": 0,
-        }
-        connection.execute(_INSERT, [row | {"queue": queue} for queue in sorted(reached)])
+        _insert(connection, now, sorted(reached), message, body)
     return frozenset(reached)
+
+
+def put(connection: Connection, now: float, queue: str, message: Message, body: bytes) -> bool:
+    """Put a message into one queue; False where there is none of that name."""
+    if connection.execute(select(queues.c.name).where(queues.c.name == queue)).first() is None:
+        return False
+    _insert(connection, now, [queue], message, body)
+    return True
+
+
+def _insert(connection: Connection, now: float, into: list[str], message: Message, body: bytes) -> None:
+    row = {
+        "routing_key": message.routing_key,
+        "headers": dict(message.headers),
+        "body": body,
+        "visible_at": now,
+        "attempts": 0,
+        "deliveries": 0,
+    }
+    connection.execute(_INSERT, [row | {"queue": queue} for queue in into])
+
+
+def bytes_in_use(connection: Connection) -> int:
+    """How much of the file holds something; what was deleted is used again before the file grows."""
+    figures = [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in _SIZES]
+    pages, free, size = (int(figure) for figure in figures)
+    return (pages - free) * size
+
+
+def waiting(connection: Connection, queue: str) -> tuple[int, Mapping[str, str] | None]:
+    """How many messages the queue holds, those in hand included, and the headers of the one that came first."""
+    count = connection.execute(_COUNT, {"of_queue": queue}).scalar_one()
+    return count, connection.execute(_OLDEST, {"of_queue": queue}).scalar_one_or_none() if count else None
 
 
 def anything(connection: Connection, queue: str) -> bool:
@@ -146,15 +179,19 @@ def anything(connection: Connection, queue: str) -> bool:
 
 
 def claim(connection: Connection, now: float, queue: str, room: int, receipt: str, lease: float) -> list[Row[Any]]:
+    """Take visible messages for the length of a lease; one that was taken too often without being settled is parked,
+    where there is a queue for that."""
     claimed = {"of_queue": queue, "now": now, "room": room, "until": now + lease, "held": receipt}
     rows = connection.execute(_CLAIM, claimed).all()
+    worn = {row.id for row in rows if row.deliveries > MOST_DELIVERIES}
+    if worn and connection.execute(select(queues.c.name).where(queues.c.name == topics.DEAD_LETTERS)).first() is None:
+        worn = set()
     for row in rows:
-        if row.deliveries > MOST_DELIVERIES:
-            parked = parked_headers(
-                Message(row.routing_key, row.headers, b""), "delivery_limit", queue, row.attempts, now
-            )
+        if row.id in worn:
+            message = Message(row.routing_key, row.headers, b"")
+            parked = parked_headers(message, "delivery_limit", queue, row.attempts, row.failed_at, now)
             connection.execute(update(messages).where(messages.c.id == row.id).values(**in_dead_letters(parked, now)))
-    return sorted((row for row in rows if row.deliveries <= MOST_DELIVERIES), key=lambda row: row.id)
+    return sorted((row for row in rows if row.id not in worn), key=lambda row: row.id)
 
 
 def postpone(connection: Connection, now: float, row_id: int, seconds: float) -> None:

@@ -10,7 +10,7 @@ import itertools
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import aio_pika
@@ -21,10 +21,10 @@ from aiormq.channel import Channel
 from pamqp.common import Arguments
 
 from shared import topics
-from shared.amqp_link import LOSSES, Link, bounded, describe, raise_if_asked_to_stop
+from shared.amqp_link import LOSSES, Link, bounded, describe, losses_named, raise_if_asked_to_stop
 from shared.broker import Binding, Delivery, Message, Topology
-from shared.errors import DeliveryLost, Unavailable, Unroutable
-from shared.parking import ATTEMPTS, ORIGIN_KEY, ORIGIN_QUEUE, REASON, parked_headers
+from shared.errors import DeliveryLost, NotTaken, Unavailable, Unroutable
+from shared.parking import ATTEMPTS, FIRST_FAILED_AT, ORIGIN_KEY, ORIGIN_QUEUE, REASON, parked_headers
 
 RETRY_SECONDS: Final = (1, 5, 30, 120)
 DEAD_LETTERING: Final[Arguments] = {
@@ -38,13 +38,37 @@ _SUBSCRIPTION: Final[Arguments] = {"x-queue-type": "quorum"}
 _RETRY_KEY: Final = "receiver-retry-key"
 _RETRY_ATTEMPTS: Final = "receiver-retry-attempts"
 _RETRY_DUE: Final = "receiver-retry-due"
+_RETRY_FAILED_AT: Final = "receiver-retry-failed-at"
 _PUBLISHING_CHANNELS: Final = 4
 _IN_FLIGHT: Final = 64  # unconfirmed publishes; more are no faster and wait longer
 _SETTLE_SECONDS: Final = 5.0
+_DECLARE_SECONDS: Final = 2.5  # of the 5 that restoring may take
 _PUBLISH_AGAIN_SECONDS: Final = 0.1
 _SMALL_NUMBER: Final = re.compile(r"\d{1,12}(\.\d{1,6})?")
 
 _log = structlog.get_logger("broker")
+
+
+def delayed_headers(
+    headers: Mapping[str, str], key: str, attempts: int, due: float, failed_at: float | None
+) -> dict[str, str]:
+    """Headers of a message that has been handed back `attempts` times, first at `failed_at`, and is not to be handed
+    out before `due`; `key` is its original routing key."""
+    if attempts == 0 and failed_at is None and due <= time.time():
+        return dict(headers)
+    return _waiting_headers(headers, key, attempts, due, failed_at)
+
+
+def _waiting_headers(
+    headers: Mapping[str, str], key: str, attempts: int, due: float, failed_at: float | None
+) -> dict[str, str]:
+    return {
+        **headers,
+        _RETRY_KEY: key,
+        _RETRY_ATTEMPTS: str(attempts),
+        _RETRY_DUE: f"{due:.3f}",
+        **({_RETRY_FAILED_AT: f"{failed_at:.3f}"} if failed_at is not None else {}),
+    }
 
 
 def retry_queue(seconds: int) -> str:
@@ -81,14 +105,25 @@ class RabbitBroker:
             content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         )
+        failures: list[Unavailable] = []
         try:
             # Around everything: waiting for a connection or a channel is outside any timeout of aio-pika's.
             async with asyncio.timeout(timeout), self._in_flight:
-                await self._publish_until_confirmed(exchange, message.routing_key, body, mandatory)
+                await self._publish_until_confirmed(exchange, message.routing_key, body, mandatory, failures)
         except TimeoutError:
+            if failures and isinstance(failures[-1], NotTaken):
+                raise NotTaken(f"a queue took nothing for {timeout:g} s") from None
+            self._publishing.doubt()
             raise Unavailable(f"the broker did not confirm within {timeout:g} s") from None
 
-    async def _publish_until_confirmed(self, exchange: str, key: str, body: aio_pika.Message, mandatory: bool) -> None:
+    async def put(self, queue: str, message: Message, *, timeout: float) -> None:
+        """See the port. The default exchange leads to the queue; its own key travels as it does through a delay."""
+        headers = {**message.headers, _RETRY_KEY: message.routing_key}
+        await self.publish("", Message(queue, headers, message.body), mandatory=True, timeout=timeout)
+
+    async def _publish_until_confirmed(
+        self, exchange: str, key: str, body: aio_pika.Message, mandatory: bool, failures: list[Unavailable]
+    ) -> None:
         declared_again = False
         while True:
             try:
@@ -98,7 +133,8 @@ class RabbitBroker:
                     raise
                 declared_again = True
                 await self._publishing.prepare_again()
-            except Unavailable:
+            except Unavailable as error:
+                failures.append(error)
                 await asyncio.sleep(_PUBLISH_AGAIN_SECONDS)
 
     async def _publish(self, exchange: str, key: str, body: aio_pika.Message, mandatory: bool) -> None:
@@ -106,12 +142,13 @@ class RabbitBroker:
         body.message_id = uuid.uuid4().hex
         try:
             target = await self._exchange(exchange)
-            await target.publish(body, key, mandatory=mandatory)
+            with losses_named():
+                await target.publish(body, key, mandatory=mandatory)
         except PublishError:  # its text holds the body, so it is neither chained nor logged
             raise Unroutable("no queue is bound for this message") from None
         except DeliveryError:
             self._drop_channels()  # after a leader's death a channel is nacked for long, a new one is not
-            raise Unavailable("the broker refused the message") from None
+            raise NotTaken("a queue refused the message") from None
         except LOSSES as error:
             raise_if_asked_to_stop()
             raise Unavailable(describe(error)) from None
@@ -149,9 +186,10 @@ class RabbitBroker:
         await self._consuming.close()
         await self._publishing.close()
 
-    async def connection_for_consuming(self) -> AbstractConnection:
-        """The connection on which deliveries come and are settled."""
-        return await self._consuming.connection()
+    def forget(self, consumer: "_Consumer") -> None:
+        """This consumer is closed."""
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
 
     async def _exchange(self, name: str) -> AbstractExchange:
         turn = next(self._turn)
@@ -184,9 +222,12 @@ class RabbitBroker:
                 await _declare_retry(channel, seconds)
 
     async def _restore(self, connection: AbstractConnection) -> None:
-        await self._declare(connection)
-        for consumer in self._consumers:
-            await consumer.start(connection)
+        """Declare and consume; where declaring hangs, because a node of the cluster does, consuming may not."""
+        try:
+            await bounded(self._declare(connection), _DECLARE_SECONDS)
+        finally:
+            for consumer in list(self._consumers):
+                await consumer.start(connection)
 
 
 async def _declare_retry(channel: AbstractChannel, seconds: int) -> None:
@@ -247,6 +288,13 @@ class _Consumer:
             queue = await self._channel.get_queue(self._name, ensure=False)
             await bounded(queue.cancel(self._tag), _SETTLE_SECONDS)
 
+    async def close(self) -> None:
+        """See the port."""
+        await self.cancel()
+        self._broker.forget(self)
+        if self._channel is not None:
+            await _close(self._channel)
+
     async def _receive(self, incoming: AbstractIncomingMessage) -> None:
         delivery = _Delivery(self._broker, incoming, self._name)
         if self._cancelled:
@@ -265,8 +313,10 @@ class _Delivery:
         self._incoming = incoming
         self._queue = queue
         self._message = _message(incoming)
-        self._attempts = int(_number(incoming.headers.get(_RETRY_ATTEMPTS)))
-        self.due = _number(incoming.headers.get(_RETRY_DUE))
+        was_delayed = _was_delayed(incoming)
+        self._attempts = int(_number(incoming.headers.get(_RETRY_ATTEMPTS))) if was_delayed else 0
+        self._failed_at = (_number(incoming.headers.get(_RETRY_FAILED_AT)) or None) if was_delayed else None
+        self.due = _number(incoming.headers.get(_RETRY_DUE)) if was_delayed else 0.0
 
     @property
     def message(self) -> Message:
@@ -294,27 +344,25 @@ class _Delivery:
             with _settling():
                 await self._incoming.nack(requeue=True)
         else:
-            await self._delay(time.time() + after, self._attempts + counted)
+            now = time.time()
+            failed_at = now if counted and self._failed_at is None else self._failed_at
+            await self._delay(now + after, self._attempts + counted, failed_at)
 
     async def wait_on(self) -> None:
         """Not due yet: the next step of a delay."""
         with contextlib.suppress(Unavailable, DeliveryLost):
-            await self._delay(self.due, self._attempts)
+            await self._delay(self.due, self._attempts, self._failed_at)
 
     async def park(self, reason: str) -> None:
         """See the port."""
-        headers = parked_headers(self._message, reason, self._queue, self._attempts, time.time())
+        headers = parked_headers(self._message, reason, self._queue, self._attempts, self._failed_at, time.time())
         await self._move("", Message(topics.DEAD_LETTERS, headers, self._message.body))
 
-    async def _delay(self, due: float, attempts: int) -> None:
+    async def _delay(self, due: float, attempts: int, failed_at: float | None) -> None:
         left = due - time.time()
         seconds = max((step for step in RETRY_SECONDS if step <= left), default=RETRY_SECONDS[0])
-        headers = {
-            **self._message.headers,
-            _RETRY_KEY: self._message.routing_key,
-            _RETRY_ATTEMPTS: str(attempts),
-            _RETRY_DUE: f"{due:.3f}",
-        }
+        message = self._message
+        headers = _waiting_headers(message.headers, message.routing_key, attempts, due, failed_at)
         await self._move(retry_queue(seconds), Message(self._queue, headers, self._message.body))
 
     async def _move(self, exchange: str, message: Message) -> None:
@@ -333,7 +381,8 @@ class _Delivery:
 @contextlib.contextmanager
 def _settling() -> Any:
     try:
-        yield
+        with losses_named():
+            yield
     except CONNECTION_EXCEPTIONS:
         raise DeliveryLost("the channel of this delivery is gone; it comes again") from None
 
@@ -345,11 +394,17 @@ def _message(incoming: AbstractIncomingMessage) -> Message:
         for name, value in incoming.headers.items()
         if isinstance(value, str) and not name.startswith(("x-", "receiver-retry-"))
     }
-    key = incoming.headers.get(_RETRY_KEY)
+    key = incoming.headers.get(_RETRY_KEY) if _was_delayed(incoming) else None
     if incoming.routing_key == topics.DEAD_LETTERS:
         headers = _dead_lettered(incoming) | headers
         key = headers.get(ORIGIN_KEY, key)
     return Message(key if isinstance(key, str) else incoming.routing_key or "", headers, incoming.body)
+
+
+def _was_delayed(incoming: AbstractIncomingMessage) -> bool:
+    """Whether it came through an exchange of ours, as what we delay, park or move does. The headers of a message that
+    was published to an exchange of topics are its publisher's: they must not give it another key or customer."""
+    return not incoming.exchange or incoming.exchange.startswith("receiver.")
 
 
 def _dead_lettered(incoming: AbstractIncomingMessage) -> dict[str, str]:
@@ -365,6 +420,8 @@ def _dead_lettered(incoming: AbstractIncomingMessage) -> dict[str, str]:
     story: dict[str, Any] = {ORIGIN_QUEUE: queue, REASON: f"broker_{reason}"}
     story[ORIGIN_KEY] = incoming.headers.get(_RETRY_KEY) or (keys[0] if isinstance(keys, list) and keys else None)
     story[ATTEMPTS] = incoming.headers.get(_RETRY_ATTEMPTS)
+    failed_at = _number(incoming.headers.get(_RETRY_FAILED_AT))
+    story[FIRST_FAILED_AT] = topics.rfc3339(failed_at) if failed_at else None
     return {name: value for name, value in story.items() if isinstance(value, str)}
 
 

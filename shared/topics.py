@@ -4,7 +4,7 @@ Pure. These names are a contract with people outside the code.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,10 +13,12 @@ from shared.event import Event, Unreadable
 
 WEBHOOKS: Final = "vectorcare.events"
 OUTCOMES: Final = "dispatch.events"
+COMMANDS: Final = "dispatch.commands"
 BROADCAST_RECEIVED: Final = "receiver.broadcast-received"
 BROADCAST_ACCEPTED: Final = "receiver.broadcast-accepted"
 LIFECYCLE: Final = "receiver.lifecycle"
 DEAD_LETTERS: Final = "receiver.dead-letters"
+COMMANDS_QUEUE: Final = "receiver.commands"
 EVENT_TYPE: Final = "com.vectorcare.openapi.v2."
 
 _NOT_IN_A_KEY: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -26,7 +28,8 @@ _LONGEST_ACTION_IN_A_KEY: Final = 64
 def topology(subscriptions: Iterable[tuple[str, str]] = ()) -> Topology:
     """All that must exist: each readable webhook reaches exactly one worker queue, by its status.
 
-    `subscriptions` are (queue name, pattern) pairs of the configuration, on the outcomes' exchange.
+    `subscriptions` are (queue name, pattern) pairs of the configuration, on the outcomes' exchange; a queue may have
+    several.
     """
     ours = (
         Queue(BROADCAST_RECEIVED, (Binding(WEBHOOKS, "*.AVAILABLE.*"),)),
@@ -36,14 +39,27 @@ def topology(subscriptions: Iterable[tuple[str, str]] = ()) -> Topology:
             tuple(Binding(WEBHOOKS, f"*.{status}.*") for status in ("UNAVAILABLE", "COMPLETED", "OTHER")),
         ),
         Queue(DEAD_LETTERS, (Binding(WEBHOOKS, "UNREADABLE.*.*"),)),
+        Queue(COMMANDS_QUEUE, (Binding(COMMANDS, "*.*"),)),
     )
-    theirs = tuple(Queue(name, (Binding(OUTCOMES, pattern),), ours=False) for name, pattern in subscriptions)
-    return Topology((WEBHOOKS, OUTCOMES), ours + theirs)
+    bindings: dict[str, tuple[Binding, ...]] = {}
+    for name, pattern in subscriptions:
+        bindings[name] = (*bindings.get(name, ()), Binding(OUTCOMES, pattern))
+    theirs = tuple(Queue(name, bound, ours=False) for name, bound in bindings.items())
+    return Topology((WEBHOOKS, OUTCOMES, COMMANDS), ours + theirs)
 
 
 def rfc3339(at: float) -> str:
     """Unix seconds as RFC 3339 in UTC with milliseconds, VectorCare's own form."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_since_received(headers: Mapping[str, str], now: float) -> float | None:
+    """How long ago the ingress received a webhook; None where the headers do not say."""
+    try:
+        received = datetime.fromisoformat(headers["ce-receivedtime"])
+        return max(0.0, now - received.timestamp())
+    except (KeyError, ValueError):
+        return None
 
 
 def webhook_message(webhook: Event | Unreadable, received_at: float) -> Message:

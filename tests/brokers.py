@@ -16,7 +16,11 @@ from shared.rabbitmq import RETRY_SECONDS, RabbitBroker, retry_queue
 from shared.sealing import Sealer
 from shared.topics import topology
 
-SUBSCRIPTIONS = (("dispatch", "assignment.#"), ("assigned-acme", "assignment.assigned.acme"))
+SUBSCRIPTIONS = (
+    ("dispatch", "assignment.#"),
+    ("assigned-acme", "assignment.assigned.acme"),
+    ("everything", "command.#"),
+)
 OpenBroker = Callable[[], AbstractAsyncContextManager[Broker]]
 
 
@@ -51,9 +55,13 @@ def rabbitmq(url: str) -> OpenBroker:
     return open_it
 
 
-async def emptied(url: str) -> None:
-    """Delete all that an earlier test declared."""
-    names = [queue.name for queue in topology(SUBSCRIPTIONS).queues] + [retry_queue(step) for step in RETRY_SECONDS]
+async def emptied(url: str, *subscriptions: str) -> None:
+    """Delete all that an earlier test declared, its subscriptions' queues too."""
+    names = (
+        [*subscriptions]
+        + [queue.name for queue in topology(SUBSCRIPTIONS).queues]
+        + [retry_queue(step) for step in RETRY_SECONDS]
+    )
     async with await aio_pika.connect(url) as connection, connection.channel() as channel:
         for name in names:
             await channel.queue_delete(name)

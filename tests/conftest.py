@@ -3,12 +3,13 @@
 import io
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from shared import logs
-from tests import rabbit_node
+from tests import postgres_server, rabbit_node
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +38,47 @@ def mortal_rabbit() -> Iterator[rabbit_node.Node]:
     yield from _node_to_break()
 
 
+@pytest.fixture
+def rabbit_cluster() -> Iterator[list[rabbit_node.Node]]:
+    """Three nodes of this test's own, in a cluster."""
+    if not rabbit_node.is_installed():
+        pytest.fail("no RabbitMQ server to break: run `make services`", pytrace=False)
+    with rabbit_node.running_cluster() as nodes:
+        yield nodes
+
+
 def _node_to_break() -> Iterator[rabbit_node.Node]:
     if not rabbit_node.is_installed():
         pytest.fail("no RabbitMQ server to break: run `make services`", pytrace=False)
     with rabbit_node.running_node() as node:
         yield node
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.Server]:
+    """A private PostgreSQL that tests share."""
+    yield from _server()
+
+
+@pytest.fixture
+def postgres_url(postgres: postgres_server.Server) -> str:
+    """An empty database of this test's own."""
+    name = f"test_{uuid.uuid4().hex}"
+    postgres.sql(f"CREATE DATABASE {name}")
+    return postgres.url_of(name)
+
+
+@pytest.fixture
+def mortal_postgres() -> Iterator[postgres_server.Server]:
+    """A server of this test's own, to be paused and killed."""
+    yield from _server()
+
+
+def _server() -> Iterator[postgres_server.Server]:
+    if not postgres_server.is_installed():
+        pytest.fail("no PostgreSQL: run `make services`", pytrace=False)
+    with postgres_server.running_server() as server:
+        yield server
 
 
 class CurrentStderr(io.StringIO):

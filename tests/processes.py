@@ -30,7 +30,14 @@ class Home:
     """A folder with a receiver's configuration: keys, policies, receiver.toml."""
 
     def __init__(
-        self, folder: Path, sandbox: Sandbox, *, broker: str = "sqlite:receiver.db", store_more: str = ""
+        self,
+        folder: Path,
+        sandbox: Sandbox,
+        *,
+        broker: str = "sqlite:receiver.db",
+        store: str = "sqlite:receiver.db",
+        store_more: str = "",
+        worker_more: str = "",
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -39,9 +46,9 @@ class Home:
         self._sandbox = sandbox
         self._parts = [
             f'[ingress]\nhost = "127.0.0.1"\nport = {self.port}\nadmin_port = {self.admin_port}',
-            "[worker]\nadmin_port = 0",
+            f"[worker]\nadmin_port = 0\n{worker_more}",
             f'[broker]\nurl = "{broker}"',
-            f'[store]\nurl = "sqlite:receiver.db"\n{store_more}',
+            f'[store]\nurl = "{store}"\n{store_more}',
         ]
 
     def customer(self, name: str, *, policy: str = ACCEPT_ALL, token: str | None = None, **settings: Any) -> None:

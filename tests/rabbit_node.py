@@ -17,28 +17,60 @@ CTL = SERVER.with_name("rabbitmqctl")
 _START_SECONDS = 90.0
 
 
-class Node:
-    """A running node; `url` is its AMQP address."""
+class Epmd:
+    """The name server of one node, or of the nodes of one cluster."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port, self._dist, self._epmd_port, self._management = _free_ports(4)
-        self.url = f"amqp://guest:guest@127.0.0.1:{self._port}/"
-        self._environment = self._write()
-        self._epmd = subprocess.Popen(
-            ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"],
-            env=self._environment,
+    def __init__(self) -> None:
+        (self.port,) = _free_ports(1)
+        self._process = subprocess.Popen(
+            ["epmd", "-port", str(self.port), "-address", "127.0.0.1"],
+            env={"PATH": os.environ["PATH"]},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+    def close(self) -> None:
+        """Stop it."""
+        self._process.terminate()
+        self._process.wait()
+
+
+class Node:
+    """A running node; `url` is its AMQP address, `management_url` that of its HTTP API, `name` its Erlang name."""
+
+    def __init__(self, folder: Path, epmd: Epmd) -> None:
+        self._folder = folder
+        self._epmd_port = epmd.port
+        self._port, self._dist, self._management = _free_ports(3)
+        self.url = f"amqp://guest:guest@127.0.0.1:{self._port}/"
+        self.management_url = f"http://127.0.0.1:{self._management}"
+        self.name = f"tests{self._port}@localhost"
+        self._environment = self._write()
         self._server: subprocess.Popen[bytes] | None = None
+
+    def join(self, names: list[str]) -> None:
+        """Form a cluster with the nodes of these names at the first start."""
+        peers = "".join(
+            f"cluster_formation.classic_config.nodes.{number} = {name}\n" for number, name in enumerate(names, 1)
+        )
+        with (self._folder / "rabbitmq.conf").open("a") as configuration:
+            configuration.write(f"cluster_formation.peer_discovery_backend = classic_config\n{peers}")
 
     def start(self) -> None:
         """Start the node and wait until it is ready."""
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Start the node."""
         with (self._folder / "out.log").open("ab") as log:
             self._server = subprocess.Popen(
                 [str(SERVER)], env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
+
+    def await_ready(self) -> None:
+        """Wait until it is ready."""
+        assert self._server is not None
         deadline = time.monotonic() + _START_SECONDS
         while not self._is_ready():
             if self._server.poll() is not None or time.monotonic() > deadline:
@@ -67,12 +99,10 @@ class Node:
         return run.stdout
 
     def close(self) -> None:
-        """Stop the node and its epmd."""
+        """Stop the node."""
         if self._server is not None and self._server.poll() is None:
             self.resume()
             self.kill()
-        self._epmd.terminate()
-        self._epmd.wait()
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._server is not None
@@ -108,7 +138,7 @@ class Node:
             "HOME": str(home),
             "LANG": "C.UTF-8",
             "RABBITMQ_CONF_ENV_FILE": str(self._folder / "none"),
-            "RABBITMQ_NODENAME": f"tests{self._port}@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_DIST_PORT": str(self._dist),
             "RABBITMQ_MNESIA_BASE": str(self._folder / "data"),
             "RABBITMQ_LOG_BASE": str(self._folder / "log"),
@@ -132,13 +162,36 @@ def is_installed() -> bool:
 @contextlib.contextmanager
 def running_node() -> Iterator[Node]:
     """A node of one's own for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="rabbit-") as folder:
-        node = Node(Path(folder))
+    with contextlib.closing(Epmd()) as epmd, tempfile.TemporaryDirectory(prefix="rabbit-") as folder:
+        node = Node(Path(folder), epmd)
         try:
             node.start()
             yield node
         finally:
             node.close()
+
+
+@contextlib.contextmanager
+def running_cluster(count: int = 3) -> Iterator[list[Node]]:
+    """A cluster of one's own for as long as the block lasts; up after about 20 s."""
+    with contextlib.closing(Epmd()) as epmd, tempfile.TemporaryDirectory(prefix="rabbit-") as folder:
+        nodes = []
+        for number in range(count):
+            own = Path(folder) / str(number)
+            own.mkdir()
+            nodes.append(Node(own, epmd))
+        try:
+            for node in nodes:
+                node.join([each.name for each in nodes])
+                node.launch()
+            for node in nodes:
+                node.await_ready()
+            while any(node.ctl("eval", "length(rabbit_nodes:all_running()).").strip() != str(count) for node in nodes):
+                time.sleep(0.2)
+            yield nodes
+        finally:
+            for node in nodes:
+                node.close()
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,14 +1,13 @@
 """A trip that is ours (ASSIGNED): whether we accepted it, a person did, or the requester gave it to us."""
 
-from collections.abc import Callable
-
 from shared.broker import Delivery
 from shared.event import Status
 from worker import assignment
 from worker.assignment import Assignment, Step
 from worker.consume import Handled
 from worker.desk import Desk, handled
-from worker.ledger import Load
+from worker.inquiry import Inquiry
+from worker.particulars import particulars
 from worker.policy import Verdict
 
 
@@ -17,12 +16,13 @@ async def handle(desk: Desk, delivery: Delivery) -> Handled:
     event = desk.admit(delivery, Status.ASSIGNED)
     if isinstance(event, Handled):
         return event
-    customer = desk.customers[event.customer_id]
+    policy = desk.customers[event.customer_id].policy
+    about = particulars(policy, event.data)
 
-    def assigned(known: Assignment, _: Callable[[], Load], now: float) -> Step:
-        def wanted() -> bool:
-            return customer.policy.decide(event, now).verdict is Verdict.ACCEPT
+    def assigned(known: Assignment, inquiry: Inquiry, now: float) -> Step:
+        def wanted(changed: Assignment) -> bool:
+            return policy.decide(event, now, inquiry.facts(changed, policy)).verdict is Verdict.ACCEPT
 
-        return assignment.assigned(known, event, wanted=wanted, rules=desk.rules)
+        return assignment.assigned(known, event, about, wanted=wanted, rules=desk.rules)
 
-    return handled(event, await desk.step(event, assigned))
+    return handled(event, await desk.hear(event, assigned))

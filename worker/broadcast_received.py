@@ -1,18 +1,22 @@
 """An offer (AVAILABLE): decide it by the customer's policy, write the intent, call VectorCare, record the answer."""
 
+import functools
 import time
 import uuid
-from collections.abc import Callable
 
 from shared import metrics
 from shared.broker import Delivery
 from shared.event import Event, Status
 from worker import assignment
-from worker.assignment import Answer, Answered, Assignment, Call, Step
+from worker.assignment import Assignment, Counsel, Particulars, Step
+from worker.calling import Errand, carry_out
 from worker.consume import Handled
 from worker.customers import Customer
-from worker.desk import Desk, handled, since_received
-from worker.ledger import Load
+from worker.desk import Desk, handled, received_at
+from worker.facts import NOTHING_KNOWN, Facts
+from worker.inquiry import UNSEEN, Inquiry
+from worker.ledger import Offered
+from worker.particulars import particulars
 from worker.policy import Decision
 
 
@@ -22,71 +26,81 @@ async def handle(desk: Desk, delivery: Delivery) -> Handled:
     if isinstance(event, Handled):
         return event
     customer = desk.customers[event.customer_id]
+    about = particulars(customer.policy, event.data)
     intent_id = uuid.uuid4().hex
     began = time.monotonic()
+    hearing = _Hearing(customer, event)
 
-    def offered(known: Assignment, load: Callable[[], Load], now: float) -> Step:
+    def offered(known: Assignment, inquiry: Inquiry, now: float) -> Step:
         return assignment.offered(
             known,
             event,
-            lambda: _decide(customer, event, now),
-            lambda: limit_reached(customer, load),
-            mode=customer.mode,
+            hearing.counsel(about, inquiry, now),
             rules=desk.rules,
             intent_id=intent_id,
             attempts=delivery.attempts,
             now=now,
         )
 
-    step = await desk.step(event, offered)
+    received = received_at(delivery)
+    step = await desk.hear(event, offered, Offered(event, received, customer.mode, lambda: hearing.facts))
+    if step.decision is not None:
+        rule = step.decision.rule or "default"
+        metrics.DECISIONS.labels(customer.customer_id, step.decision.verdict, rule).inc()
     if step.call is None:
         return handled(event, step)
-    return await _call(desk, delivery, event, step, intent_id, began)
+    errand = Errand(
+        customer,
+        event.service_request_id,
+        event,
+        intent_id,
+        delivery.attempts,
+        began,
+        hearing.looked_at,
+        received,
+    )
+    _, step = await carry_out(desk, errand, step)
+    return handled(event, step)
 
 
-async def _call(desk: Desk, delivery: Delivery, event: Event, step: Step, intent_id: str, began: float) -> Handled:
-    call = step.call
-    assert call is not None
-    customer = desk.customers[event.customer_id]
-    if time.monotonic() - began > desk.rules.lease - desk.call_seconds:
-        # This process stood still so long that another may hold the intent by the time the call is made.
-        answer = Answer(Answered.NOT_SENT)
-    else:
-        waited = since_received(delivery)
-        if call is Call.ACCEPT and waited is not None:
-            metrics.TIME_TO_ACCEPT.observe(waited)
-        answer = await desk.vectorcare.call(customer, event.service_request_id, call, step.notes)
+class _Hearing:
+    """One offer before the policy: what was asked of the store, and when it was looked whether the customer is paused.
+    A transaction that the database makes again is heard again."""
 
-    def answered(known: Assignment, _: Callable[[], Load], now: float) -> Step:
-        return assignment.answered(
-            known,
-            event,
-            call,
-            answer,
-            intent_id=intent_id,
-            attempts=delivery.attempts,
-            rules=desk.rules,
-            now=now,
+    def __init__(self, customer: Customer, event: Event) -> None:
+        self._customer = customer
+        self._event = event
+        self.facts: Facts = NOTHING_KNOWN
+        self.looked_at = 0.0
+
+    def counsel(self, about: Particulars, inquiry: Inquiry, now: float) -> Counsel:
+        return Counsel(
+            self._customer.mode,
+            about,
+            decide=functools.partial(self._decide, inquiry, now),
+            limit=functools.partial(limit_reached, self._customer, inquiry),
+            paused=functools.partial(self._paused, inquiry),
+            other_leg_is_missing=lambda known: inquiry.other_leg(known) == UNSEEN,
+            other_leg_seconds=self._customer.policy.other_leg_seconds,
         )
 
-    return handled(event, await desk.step(event, answered))
+    def _decide(self, inquiry: Inquiry, now: float, known: Assignment) -> Decision:
+        self.facts = inquiry.facts(known, self._customer.policy)
+        return self._customer.policy.decide(self._event, now, self.facts)
+
+    def _paused(self, inquiry: Inquiry) -> bool:
+        self.looked_at = time.monotonic()
+        return inquiry.paused()
 
 
-def _decide(customer: Customer, event: Event, now: float) -> Decision:
-    decision = customer.policy.decide(event, now)
-    metrics.DECISIONS.labels(customer.customer_id, decision.verdict).inc()
-    return decision
-
-
-def limit_reached(customer: Customer, count: Callable[[], Load]) -> str | None:
-    """Which of the customer's limits one more accept would pass, as a sentence; None where none. Counts only if it
-    must: it goes through all that is kept of the customer."""
+def limit_reached(customer: Customer, inquiry: Inquiry, known: Assignment) -> str | None:
+    """Which of the customer's limits one more accept would pass, as a sentence; None where none."""
     limits = customer.limits
     if limits.max_open is None and limits.max_accepts_per_hour is None:
         return None
-    load = count()
-    if limits.max_open is not None and load.open >= limits.max_open:
+    open_now, last_hour = inquiry.open_and_last_hour(known)
+    if limits.max_open is not None and open_now >= limits.max_open:
         return f"max_open ({limits.max_open}) is reached"
-    if limits.max_accepts_per_hour is not None and load.last_hour >= limits.max_accepts_per_hour:
+    if limits.max_accepts_per_hour is not None and last_hour >= limits.max_accepts_per_hour:
         return f"max_accepts_per_hour ({limits.max_accepts_per_hour}) is reached"
     return None

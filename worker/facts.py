@@ -26,14 +26,17 @@ class Facts:
     """All that a policy may ask of the store.
 
     `in_use` are open trips of this trip's level whose pickup is less than `trip_minutes` from this one's; None where
-    level or pickup is not known. `other_leg` is the state of the round trip's other leg: a published state, `offered`,
-    or `unseen`; None where the request names none. `collection_held` and `collection_seen` count the requests of the
-    same standing order, None where there is none. `first_offered_at` is Unix seconds; `times_seen` counts this offer
-    too; `proposals` are those that were made for this request.
+    level or pickup is not known. `units` are those of this level that a dispatch system has declared for now, over
+    what the policy declares; None where it has not. `other_leg` is the state of the round trip's other leg: a
+    published state, `offered`, or `unseen`; None where the request names none. `collection_held` and
+    `collection_seen` count the other requests of the same standing order that are ours, and all of them; None where
+    there is none. `first_offered_at` is Unix seconds; `times_seen` counts this offer too; `proposals` are those that
+    were made for this request.
     """
 
     load: Load = Load()
     in_use: int | None = None
+    units: int | None = None
     other_leg: str | None = None
     collection_held: int | None = None
     collection_seen: int | None = None

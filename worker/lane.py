@@ -2,20 +2,25 @@
 
 import asyncio
 import contextlib
-import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
 
-_SLOW_SECONDS: Final = 2.5  # a lane whose oldest delivery has been worked on for longer hangs: half of a call's limit
-_PATIENCE_SECONDS: Final = 3.0  # how long a delivery waits for a place in a lane that is full, but moves
+STUCK_SECONDS: Final = 0.25  # a lane that is full and has finished nothing for so long hangs
+_TIMES_THE_USUAL: Final = 3  # or for so many times as long as its deliveries usually take: a slow API does not hang
+_HANGING_SECONDS: Final = 2.0  # what took longer says nothing of what is usual
+_WEIGHT: Final = 0.2  # of the newest in what is usual
 
 
 class Lane:
-    """Places for `limit` deliveries."""
+    """Places for `limit` deliveries. While it is full but moves, others wait for a place, first come, first served;
+    once it hangs, those that wait are sent away at once, and so is whoever comes while it still does."""
 
     def __init__(self, limit: int) -> None:
-        self._free = asyncio.Semaphore(limit)
-        self._began: dict[object, float] = {}
+        self._free = limit
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._moved_at = 0.0  # when the lane got full, or last finished something since
+        self._usual = 0.0  # seconds that a delivery holds its place
 
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[bool]:
@@ -23,24 +28,42 @@ class Lane:
         if not await self._get():
             yield False
             return
-        mine = object()
-        self._began[mine] = time.monotonic()
+        began = asyncio.get_running_loop().time()
         try:
             yield True
         finally:
-            del self._began[mine]
-            self._free.release()
+            took = asyncio.get_running_loop().time() - began
+            if took < _HANGING_SECONDS:
+                self._usual += (took - self._usual) * _WEIGHT
+            self._give_back()
 
     async def _get(self) -> bool:
-        if self._free.locked() and self._is_slow():
-            return False
+        clock = asyncio.get_running_loop().time
+        if self._free > 0:
+            self._free -= 1
+            if self._free == 0:
+                self._moved_at = clock()
+            return True
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                await self._free.acquire()
-        except TimeoutError:
-            return False
+            while not turn.done():
+                patience = self._moved_at + max(STUCK_SECONDS, self._usual * _TIMES_THE_USUAL) - clock()
+                if patience <= 0:
+                    self._waiting.remove(turn)
+                    return False
+                await asyncio.wait([turn], timeout=patience)
+        except asyncio.CancelledError:
+            if turn.done():
+                self._give_back()
+            else:
+                self._waiting.remove(turn)
+            raise
         return True
 
-    def _is_slow(self) -> bool:
-        oldest = min(self._began.values(), default=None)
-        return oldest is not None and time.monotonic() - oldest > _SLOW_SECONDS
+    def _give_back(self) -> None:
+        self._moved_at = asyncio.get_running_loop().time()
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        else:
+            self._free += 1

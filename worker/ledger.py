@@ -1,40 +1,44 @@
 """What we know of each (customer, service request), kept in the store together with what is to be told of it.
 
-One transaction loads the knowledge, lets the state machine say what follows, and commits both the new knowledge and
-the outcomes; nothing is published that was not committed, and nothing committed goes unpublished (`worker.outbox`).
+One transaction loads the knowledge, lets the state machine say what follows, and commits the new knowledge, the
+outcomes, the offer as it was decided and the gaps; nothing is published that was not committed, and nothing committed
+goes unpublished (`worker.outbox`).
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, TypeVar
 
 import orjson
-from sqlalchemy import Connection, Text, and_, bindparam, cast, false, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from shared import metrics
-from shared.database import Database, Work
-from shared.event import Status
+from shared.database import Database, Work, insert_if_absent
+from shared.event import Event, Status
 from shared.sealing import Sealer
-from worker.assignment import Assignment, Call, Order, State, Step
+from worker.assignment import Assignment, Call, Mode, Order, State, Step
+from worker.facts import Facts
+from worker.inquiry import Inquiry, is_paused
 from worker.outcomes import outcome_message
-from worker.tables import assignments, outbox
+from worker.tables import assignments, gaps, offers, outbox
 
 _FIELDS: Final = tuple(field.name for field in fields(Assignment))
-_HOUR: Final = 3600.0
 
 T = TypeVar("T")
 S = TypeVar("S", Step, Step | None)
 
+Transition = Callable[[Assignment, Inquiry, float], Step]
+
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What a customer has taken: trips open now, and accepts sent in the last hour that were not lost."""
+class Offered:
+    """What is kept of an offer that was decided: for `policy compare`, `policy try` and the report."""
 
-    open: int
-    last_hour: int
-
-
-Transition = Callable[[Assignment, Callable[[], Load], float], Step]
+    event: Event
+    received_at: float | None
+    mode: Mode
+    facts: Callable[[], Facts]
 
 
 # Built once: putting a statement together costs more than running it.
@@ -42,10 +46,18 @@ _THIS: Final = (
     assignments.c.customer_id == bindparam("of_customer"),
     assignments.c.service_request_id == bindparam("of_request"),
 )
-_SELECT: Final = select(assignments).where(*_THIS).with_for_update()
+_READ: Final = select(assignments).where(*_THIS)
+_SELECT: Final = _READ.with_for_update()
 _UPDATE: Final = update(assignments).where(*_THIS)
-_INSERT: Final = insert(assignments)
 _TELL: Final = insert(outbox)
+_KEEP_OFFER: Final = insert(offers)
+_GAP: Final = (
+    gaps.c.customer_id == bindparam("of_customer"),
+    gaps.c.service_request_id == bindparam("of_request"),
+    gaps.c.kind == bindparam("of_kind"),
+)
+_CLOSE_GAP: Final = update(gaps).where(*_GAP, gaps.c.closed_at.is_(None)).values(closed_at=bindparam("at"))
+_OPEN_GAP_AGAIN: Final = update(gaps).where(*_GAP).values(closed_at=None)
 
 
 class Ledger:
@@ -56,10 +68,12 @@ class Ledger:
         self._sealer = sealer
         self._environments = environments
 
-    async def step(self, customer_id: str, service_request_id: str, transition: Transition) -> Step:
+    async def step(
+        self, customer_id: str, service_request_id: str, transition: Transition, offered: Offered | None = None
+    ) -> Step:
         """Apply a transition of one assignment; durable when this returns. Unavailable where it can't be."""
         return await self._stepped(
-            lambda connection, now: self._step(connection, customer_id, service_request_id, transition, now)
+            lambda connection, now: self.step_in(connection, now, customer_id, service_request_id, transition, offered)
         )
 
     async def step_with(
@@ -70,7 +84,7 @@ class Ledger:
         def work(connection: Connection, now: float) -> Step | None:
             if not also(connection, now):
                 return None
-            return self._step(connection, customer_id, service_request_id, transition, now)
+            return self.step_in(connection, now, customer_id, service_request_id, transition)
 
         await self._stepped(work)
 
@@ -78,9 +92,48 @@ class Ledger:
         """A transaction that touches no assignment."""
         return await self._database.transact(work)
 
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """A look into the store."""
+        return await self._database.read(work)
+
+    async def look(self, customer_id: str, service_request_id: str) -> Assignment:
+        """What is known of a request; an empty one where nothing is."""
+        return await self._database.read(lambda connection: self.peek(connection, customer_id, service_request_id))
+
+    async def is_paused(self, customer_id: str) -> bool:
+        """Whether nothing may be accepted for this customer now."""
+        return await self._database.read(lambda connection: is_paused(connection, customer_id))
+
     def seal(self, body: bytes) -> bytes:
         """A body in the form in which the store keeps it."""
         return self._sealer.seal(body)
+
+    def open(self, stored: bytes) -> bytes:
+        """A body of the store as it was."""
+        return self._sealer.open(stored)
+
+    def peek(self, connection: Connection, customer_id: str, service_request_id: str) -> Assignment:
+        """What is known, without a lock; an empty one where nothing is."""
+        row = connection.execute(_READ, {"of_customer": customer_id, "of_request": service_request_id}).first()
+        return self._known(row) if row else Assignment(customer_id, service_request_id)
+
+    def step_in(
+        self,
+        connection: Connection,
+        now: float,
+        customer_id: str,
+        service_request_id: str,
+        transition: Transition,
+        offered: Offered | None = None,
+    ) -> Step:
+        """`step`, in a transaction that the caller has begun."""
+        known = self._load(connection, customer_id, service_request_id)
+        step = transition(known, Inquiry(connection, customer_id, now), now)
+        self._save(connection, known, step, now)
+        if offered is not None and step.decision is not None:
+            self._keep_offer(connection, offered, step, now)
+        self._keep_gaps(connection, step, now)
+        return step
 
     async def _stepped(self, work: Work[S]) -> S:
         step = await self._database.transact(work)
@@ -89,24 +142,17 @@ class Ledger:
                 metrics.OUTCOMES.labels(step.known.customer_id, outcome.state).inc()
         return step
 
-    def _step(
-        self,
-        connection: Connection,
-        customer_id: str,
-        service_request_id: str,
-        transition: Transition,
-        now: float,
-    ) -> Step:
-        kept = self._load(connection, customer_id, service_request_id)
-        known = kept or Assignment(customer_id, service_request_id)
-        step = transition(known, lambda: _load_of(connection, known, now), now)
-        self._save(connection, kept, known, step, now)
-        return step
-
-    def _load(self, connection: Connection, customer_id: str, service_request_id: str) -> Assignment | None:
-        row = connection.execute(_SELECT, {"of_customer": customer_id, "of_request": service_request_id}).first()
+    def _load(self, connection: Connection, customer_id: str, service_request_id: str) -> Assignment:
+        this = {"of_customer": customer_id, "of_request": service_request_id}
+        row = connection.execute(_SELECT, this).first()
         if row is None:
-            return None
+            # Two workers may hear of it for the first time at once; whoever comes second waits for the row here.
+            named = {"customer_id": customer_id, "service_request_id": service_request_id}
+            insert_if_absent(connection, assignments, {**_EMPTY, **named})
+            row = connection.execute(_SELECT, this).one()
+        return self._known(row)
+
+    def _known(self, row: Row[Any]) -> Assignment:
         values: dict[str, Any] = {name: getattr(row, name) for name in _FIELDS}
         values["state"] = State(row.state) if row.state else None
         values["newest"] = Order(*row.newest) if row.newest else None
@@ -114,55 +160,78 @@ class Ledger:
         values["settled"] = Order(*row.settled) if row.settled else None
         values["intent_call"] = Call(row.intent_call) if row.intent_call else None
         values["request"] = orjson.loads(self._sealer.open(row.request)) if row.request is not None else None
+        values["tags"] = tuple(row.tags or ())
         return Assignment(**values)
 
-    def _save(
-        self, connection: Connection, kept: Assignment | None, before: Assignment, step: Step, now: float
-    ) -> None:
+    def _save(self, connection: Connection, before: Assignment, step: Step, now: float) -> None:
         known = step.known
         if known != before:
-            values = self._values(kept, known) | {"updated_at": now}
-            if kept is None:
-                connection.execute(_INSERT, values)
-            else:
-                this = {"of_customer": known.customer_id, "of_request": known.service_request_id}
-                connection.execute(_UPDATE, values | this)
-        for outcome in step.outcomes:
+            values = {name: getattr(known, name) for name in _FIELDS}
+            if known.request is before.request:
+                del values["request"]
+            elif known.request is not None:
+                values["request"] = self._sealer.seal(orjson.dumps(known.request))
+            values["tags"] = list(known.tags) or None
+            this = {"of_customer": known.customer_id, "of_request": known.service_request_id}
+            connection.execute(_UPDATE, values | this | {"updated_at": now})
+        if step.outcomes:
             environment = self._environments.get(known.customer_id, "")
-            message = outcome_message(known, outcome, environment, now)
-            row = {
-                "customer_id": known.customer_id,
-                "service_request_id": known.service_request_id,
-                "routing_key": message.routing_key,
-                "headers": dict(message.headers),
-                "body": self._sealer.seal(message.body),
-                "claimed_until": 0.0,
-            }
-            connection.execute(_TELL, row)
+            messages = [outcome_message(known, outcome, environment, now) for outcome in step.outcomes]
+            connection.execute(
+                _TELL,
+                [
+                    {
+                        "customer_id": known.customer_id,
+                        "service_request_id": known.service_request_id,
+                        "routing_key": message.routing_key,
+                        "headers": dict(message.headers),
+                        "body": self._sealer.seal(message.body),
+                        "claimed_until": 0.0,
+                    }
+                    for message in messages
+                ],
+            )
 
-    def _values(self, kept: Assignment | None, known: Assignment) -> dict[str, Any]:
-        values = {name: getattr(known, name) for name in _FIELDS}
-        if kept is not None and known.request is kept.request:
-            del values["request"]
-        elif known.request is not None:
-            values["request"] = self._sealer.seal(orjson.dumps(known.request))
-        return values
+    def _keep_offer(self, connection: Connection, offered: Offered, step: Step, now: float) -> None:
+        event, decision = offered.event, step.decision
+        assert decision is not None
+        row = {
+            "customer_id": event.customer_id,
+            "service_request_id": event.service_request_id,
+            "event_id": event.event_id,
+            "seen_at": now,
+            "received_at": offered.received_at,
+            "mode": offered.mode.value,
+            "verdict": decision.verdict.value,
+            "rule": decision.rule,
+            "reason_code": decision.reason_code.value,
+            "facts": dataclasses.asdict(offered.facts()),
+            "event": self._sealer.seal(event.verified.body),
+        }
+        connection.execute(_KEEP_OFFER, row)
+
+    def _keep_gaps(self, connection: Connection, step: Step, now: float) -> None:
+        known = step.known
+        for kind in step.opens:
+            row = {"customer_id": known.customer_id, "service_request_id": known.service_request_id, "kind": kind.value}
+            insert_if_absent(connection, gaps, row | {"since": now})
+            connection.execute(_OPEN_GAP_AGAIN, _of_gap(known, kind.value))
+        for kind in step.closes:
+            connection.execute(_CLOSE_GAP, _of_gap(known, kind.value) | {"at": now})
 
 
-def _load_of(connection: Connection, known: Assignment, now: float) -> Load:
-    """What the customer has, but for the request that is being decided."""
-    table = assignments.c
-    under_way = table.intent_call == Call.ACCEPT.value
-    # An accept whose answer is not known counts until a person was told, or a webhook has settled it.
-    told = and_(table.state == State.HELD.value, cast(table.settled, Text) == cast(table.newest, Text))
-    unknown = and_(table.uncertain_since.is_not(None), ~func.coalesce(told, false()))
-    open_now = or_(table.ours.is_(True), under_way, unknown)
-    not_lost = or_(under_way, unknown, table.state.is_distinct_from(State.LOST.value))
-    recent = and_(table.last_accept_at > now - _HOUR, not_lost)
-    row = connection.execute(
-        select(
-            func.count().filter(open_now),
-            func.count().filter(recent),
-        ).where(table.customer_id == known.customer_id, table.service_request_id != known.service_request_id)
-    ).one()
-    return Load(row[0], row[1])
+_EMPTY: Final[Mapping[str, Any]] = {
+    "revision": 0,
+    "ours": False,
+    "confirmed": False,
+    "intent_deadline": 0.0,
+    "not_before": 0.0,
+    "other_leg_lost": False,
+    "times_seen": 0,
+    "proposals": 0,
+    "updated_at": 0.0,
+}
+
+
+def _of_gap(known: Assignment, kind: str) -> dict[str, str]:
+    return {"of_customer": known.customer_id, "of_request": known.service_request_id, "of_kind": kind}

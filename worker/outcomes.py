@@ -34,6 +34,7 @@ def outcome_message(known: Assignment, outcome: Outcome, environment: str, now: 
         "decided_by": outcome.decided_by,
         "actor": outcome.actor,
         "suggested": outcome.suggested,
+        "tags": outcome.tags,
         "event_id": outcome.event_id,
         "action": outcome.action,
         "occurred_at": occurred_at,

@@ -1,6 +1,7 @@
-"""VectorCare's API 2.0 as a client: accept and decline, each sent at most once, each answer one of a closed set."""
+"""VectorCare's API 2.0 as a client: each call sent at most once, each answer one of a closed set."""
 
 import asyncio
+import math
 import time
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -13,7 +14,8 @@ from aiohttp import ClientError
 from yarl import URL
 
 from shared import metrics
-from worker.assignment import Answer, Answered, Call
+from worker.assignment import Answer, Answered
+from worker.calls import ApiCall
 from worker.customers import Customer
 from worker.limited_body import limited_body
 from worker.sent_once import Broken, sent_once
@@ -22,6 +24,7 @@ from worker.token import Token, TokenRefused
 _NOT_PERMITTED: Final = "public_api:"
 _BODY_SECONDS: Final = 1.0  # the status has said yes or no; its body only says why
 _CONNECT_SHARE: Final = 0.6  # of a call's time, so that a connection that can't be made is known as such
+_DEEPEST_CODE: Final = 4  # a list, its item, a field, its list of errors
 _LONGEST_WAIT: Final = 3600.0  # seconds that a Retry-After may ask for
 
 _log = structlog.get_logger("vectorcare")
@@ -59,18 +62,21 @@ class VectorCare:
             await token.close()
         await self._session.close()
 
-    async def call(self, customer: Customer, service_request_id: str, call: Call, notes: str | None) -> Answer:
-        """Make the call and say what is known after it; takes at most `call_seconds`, raises nothing."""
+    async def send(
+        self, customer: Customer, service_request_id: str, call: ApiCall, *, start_by: float = math.inf
+    ) -> Answer:
+        """Make the call and say what is known after it; takes at most `call_seconds`, raises nothing. A call that
+        can't begin by `start_by` (monotonic seconds), because a token is waited for, is not made: NOT_SENT."""
         started = time.perf_counter()
-        answer = await self._call(customer, service_request_id, call, notes)
+        answer = await self._unless_throttled(customer, service_request_id, call, start_by)
         seconds = time.perf_counter() - started
-        metrics.API_CALLS.labels(customer.customer_id, call, answer.kind).inc()
-        metrics.API_SECONDS.labels(call).observe(seconds)
+        metrics.API_CALLS.labels(customer.customer_id, call.name, answer.kind).inc()
+        metrics.API_SECONDS.labels(call.name).observe(seconds)
         _log.info(
             "api_call",
             customer=customer.customer_id,
             request=service_request_id,
-            call=call,
+            call=call.name,
             answer=answer.kind,
             status=answer.status,
             code=answer.code,
@@ -78,21 +84,23 @@ class VectorCare:
         )
         return answer
 
-    async def _call(self, customer: Customer, service_request_id: str, call: Call, notes: str | None) -> Answer:
+    async def _unless_throttled(
+        self, customer: Customer, service_request_id: str, call: ApiCall, start_by: float
+    ) -> Answer:
         patience = self._throttled_until.get(customer.customer_id, 0.0) - time.monotonic()
         if patience > 0:
             return Answer(
                 Answered.THROTTLED, retry_after=patience
             )  # VectorCare's limit is the customer's, not the call's
-        answer = await self._authorized(customer, service_request_id, call, notes)
+        answer = await self._authorized(customer, service_request_id, call, start_by)
         if answer.kind is Answered.THROTTLED:
             self._throttled_until[customer.customer_id] = time.monotonic() + answer.retry_after
         return answer
 
-    async def _authorized(self, customer: Customer, service_request_id: str, call: Call, notes: str | None) -> Answer:
+    async def _authorized(self, customer: Customer, service_request_id: str, call: ApiCall, start_by: float) -> Answer:
         token = self._tokens[customer.customer_id]
-        url = URL(f"{customer.api_url}/requests/{service_request_id}/{call}/", encoded=True)
-        body = orjson.dumps({"response_notes": notes} if notes else {})
+        url = URL(f"{customer.api_url}/requests/{service_request_id}/{call.suffix}/", encoded=True)
+        body = orjson.dumps(call.body)
         deadline = asyncio.get_running_loop().time() + self._call_seconds
         answer = Answer(Answered.NO_TOKEN)
         for _ in range(2):  # a 401 is answered once with a fresh token
@@ -101,18 +109,20 @@ class VectorCare:
                     bearer = await token.get()
             except (TokenRefused, TimeoutError):
                 return Answer(Answered.NO_TOKEN)
-            answer = await self._send(url, body, bearer, deadline)
+            if time.monotonic() > start_by:
+                return Answer(Answered.NOT_SENT)
+            answer = await self._send(call.method, url, body, bearer, deadline)
             if answer.kind is not Answered.NO_TOKEN:
                 return answer
             token.forget(bearer)
         return answer
 
-    async def _send(self, url: URL, body: bytes, bearer: str, deadline: float) -> Answer:
+    async def _send(self, method: str, url: URL, body: bytes, bearer: str, deadline: float) -> Answer:
         headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
         try:
             async with (
                 asyncio.timeout_at(deadline),
-                self._session.put(url, data=body, headers=headers, allow_redirects=False) as response,
+                self._session.request(method, url, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 content = await _as_far_as_it_comes(response)
                 return read_answer(response.status, content, response.headers.get("Retry-After"), time.time())
@@ -152,19 +162,23 @@ def read_answer(status: int, content: bytes, retry_after: str | None, now: float
 
 
 def _code(content: bytes) -> str | None:
-    """The error's code, `{"message", "code"}` or the first of a field's; only VectorCare's own words, never a value."""
+    """The error's code, `{"message", "code"}` or the first of a field's, in a list body's list of those too; only
+    VectorCare's own words, never a value."""
     try:
-        found: Any = orjson.loads(content)
+        code = _first_code(orjson.loads(content), _DEEPEST_CODE)
     except orjson.JSONDecodeError:
         return None
-    if isinstance(found, dict) and "code" not in found:
-        found = next(iter(found.values()), None)
-    if isinstance(found, list):
-        found = next(iter(found), None)
-    code = found.get("code") if isinstance(found, dict) else None
     if isinstance(code, str) and len(code) <= 64 and code.replace(":", "").replace("_", "").isalnum():
         return code
     return None
+
+
+def _first_code(found: Any, depth: int) -> object:
+    if isinstance(found, dict) and "code" in found:
+        return found["code"]
+    inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+    codes = (_first_code(each, depth - 1) for each in inner) if depth else ()
+    return next((code for code in codes if code is not None), None)
 
 
 def _seconds(retry_after: str | None, now: float) -> float:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from shared import topics
 from shared.broker import Binding, Broker
 from shared.errors import Unroutable
-from shared.parking import ATTEMPTS, ORIGIN_KEY, ORIGIN_QUEUE, REASON
+from shared.parking import ATTEMPTS, FIRST_FAILED_AT, ORIGIN_KEY, ORIGIN_QUEUE, PARKED_AT, REASON
 from tests.brokers import Hands, OpenBroker, embedded, emptied, message, rabbitmq
 
 OFFERS = topics.BROADCAST_RECEIVED
@@ -148,6 +149,54 @@ async def test_a_parked_message_lies_in_the_dead_letters_with_its_story(broker: 
         ATTEMPTS: "1",
         "ce-id": "1",
     }
+
+
+async def test_a_parked_message_says_when_it_failed_first_however_often_it_was_tried_since(broker: Broker) -> None:
+    hands, parked = Hands(), Hands()
+    await broker.consume(OFFERS, 10, hands)
+    await publish(broker, "A.AVAILABLE.acme")
+    await (await hands.next()).retry(1.1, counted=False)  # which is no failure
+    delivery = await hands.next()
+    began = time.time()
+    for counted in (True, True, False):
+        await delivery.retry(0.01, counted=counted)
+        delivery = await hands.next()
+    await delivery.park("why")
+    await broker.consume(topics.DEAD_LETTERS, 10, parked)
+    headers = (await parked.next()).message.headers
+    first, last = (datetime.fromisoformat(headers[name]).timestamp() for name in (FIRST_FAILED_AT, PARKED_AT))
+    assert abs(first - began) < 1
+    assert last > first
+
+
+async def test_what_is_put_into_a_queue_comes_from_there_alone_as_if_it_were_new(broker: Broker) -> None:
+    offers, tail = Hands(), Hands()
+    await broker.consume(OFFERS, 10, offers)
+    await broker.consume(topics.LIFECYCLE, 10, tail)
+    again = message("A.AVAILABLE.acme", b"again", more="1")
+    await broker.put(topics.LIFECYCLE, again, timeout=5)
+    delivery = await tail.next()
+    assert (delivery.message, delivery.queue, delivery.attempts) == (again, topics.LIFECYCLE, 0)
+    assert await offers.nothing(0.2)
+    await delivery.retry(0.01)
+    assert (await tail.next()).message == again
+
+
+async def test_what_is_put_into_a_queue_that_is_not_there_is_refused(broker: Broker) -> None:
+    with pytest.raises(Unroutable):
+        await broker.put("no.such.queue", message(), timeout=5)
+
+
+async def test_what_a_closed_consumer_held_comes_again_to_the_next_one(broker: Broker) -> None:
+    first, second = Hands(), Hands()
+    consumer = await broker.consume(OFFERS, 10, first)
+    await publish(broker, "A.AVAILABLE.acme", b"held")
+    await first.next()
+    await consumer.close()
+    assert not consumer.alive
+    await broker.consume(OFFERS, 10, second)
+    assert (await second.next()).message.body == b"held"
+    assert await first.nothing(0.1)
 
 
 async def test_no_more_than_the_prefetch_is_in_hand(broker: Broker) -> None:

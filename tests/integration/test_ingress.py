@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 import pytest
+from prometheus_client import REGISTRY
 
 from ingress import app
 from ingress.address import Network
@@ -208,6 +209,14 @@ async def test_every_401_is_one_and_the_same_answer(ingress: Ingress) -> None:
     answers = [await ingress.post(body(), **how) for how in refusals]  # type: ignore[arg-type]
     assert len({answer.body for answer in answers}) == 1
     assert len({tuple(sorted(answer.headers)) for answer in answers}) == 1
+
+
+async def test_a_rotated_key_shows_in_the_metrics_with_the_fingerprints_that_were_tried(ingress: Ingress) -> None:
+    tried = ", ".join(public_key(name).fingerprint for name in ("old", "acme"))
+    labels = {"customer": "acme", "why": "wrong_key", "keys": tried}
+    before = REGISTRY.get_sample_value("receiver_webhooks_refused_total", labels) or 0
+    await ingress.post(body(), signature=sign("birch", body()))
+    assert REGISTRY.get_sample_value("receiver_webhooks_refused_total", labels) == before + 1
 
 
 async def test_two_signatures_are_refused(ingress: Ingress) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator
 
@@ -321,6 +322,18 @@ async def test_started_without_a_broker_and_killed_later_it_connects_publishes_a
         assert consumer.alive
     finally:
         await broker.close()
+
+
+async def test_a_link_that_is_closed_at_any_moment_leaves_nothing_running(rabbit: Node) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    for step in range(12):
+        broker = RabbitBroker([rabbit.url], topology())
+        await asyncio.sleep(0.01 * step)
+        await broker.close()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not complaints
 
 
 async def test_the_next_address_is_tried_when_one_does_not_answer(rabbit: Node) -> None:

@@ -13,7 +13,9 @@ from aiohttp import web
 from shared.settings import Limits
 from tests.processes import free_port
 from tests.webhooks import public_key
+from worker import calls
 from worker.assignment import Answer, Answered, Call, Mode
+from worker.calls import answer_offer
 from worker.customers import Customer
 from worker.policy import NO_POLICY
 from worker.vectorcare import VectorCare
@@ -71,7 +73,12 @@ async def api() -> AsyncIterator[Api]:
     each = Api([answer(201, {})])
     app = web.Application()
     app.add_routes(
-        [web.put("/api/{path:.*}", each.call), web.post("/token", each.token), web.post("/stolen", each.stolen)]
+        [
+            web.put("/api/{path:.*}", each.call),
+            web.post("/api/{path:.*}", each.call),
+            web.post("/token", each.token),
+            web.post("/stolen", each.stolen),
+        ]
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -103,7 +110,7 @@ async def client(mine: Customer, seconds: float = 5.0) -> AsyncIterator[Callable
     async with VectorCare({"acme": mine}, seconds) as vectorcare:
 
         async def call(what: Call = Call.ACCEPT, notes: str | None = None, request: str = "VC-1") -> Answer:
-            return await vectorcare.call(mine, request, what, notes)
+            return await vectorcare.send(mine, request, answer_offer(what, notes, None))
 
         yield call
 
@@ -119,6 +126,29 @@ async def test_accept_and_decline_are_the_documented_calls(api: Api) -> None:
     assert api.tokens == [{"client_id": "id", "client_secret": "the-secret", "grant_type": "client_credentials"}]
 
 
+async def test_what_is_reported_and_asked_for_are_the_documented_calls(api: Api) -> None:
+    api.answers = [answer(201, {}), answer(200, {}), answer(201, {}), answer(200, {})]
+    mine = customer(api)
+    point = {"lat": 37.9, "lng": -122.5, "timestamp": 1769636886.0}
+    async with VectorCare({"acme": mine}, 5.0) as vectorcare:
+        for each in (
+            calls.propose("2026-11-23T19:00:00.000Z"),
+            calls.request_change("2026-11-23T19:30:00.000Z", "Traffic"),
+            calls.report_state("en_route", "2026-11-23T17:30:00.000Z"),
+            calls.report_locations([point]),
+        ):
+            assert (await vectorcare.send(mine, "VC-1", each)).kind is Answered.TAKEN
+    assert [(line, body) for line, _, body in api.calls] == [
+        ("PUT /api/requests/VC-1/best-time/", b'{"proposed_agreed_dt":"2026-11-23T19:00:00.000Z"}'),
+        (
+            "POST /api/requests/VC-1/change-request/",
+            b'{"agreed_dt":"2026-11-23T19:30:00.000Z","change_reason":"Traffic"}',
+        ),
+        ("POST /api/requests/VC-1/state/", b'{"name":"en_route","timestamp":"2026-11-23T17:30:00.000Z"}'),
+        ("POST /api/requests/VC-1/locations/", b'[{"lat":37.9,"lng":-122.5,"timestamp":1769636886.0}]'),
+    ]
+
+
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
@@ -127,6 +157,11 @@ async def test_accept_and_decline_are_the_documented_calls(api: Api) -> None:
             answer(400, {"response_notes": [{"message": "long", "code": "common:max_length"}]}),
             Answer(Answered.INVALID, 400, "common:max_length"),
             id="400",
+        ),
+        pytest.param(
+            answer(400, [{}, {"lat": [{"message": "missing", "code": "common:required"}]}]),
+            Answer(Answered.INVALID, 400, "common:required"),
+            id="400 to a list",
         ),
         pytest.param(
             answer(403, {"message": "no", "code": "members:permission_denied"}),

@@ -6,50 +6,42 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy import Connection, insert, update
 
 from sandbox.server import Options, Sandbox
 from sandbox.trouble import Trouble
 from shared import topics
 from shared.broker import Binding
+from shared.database import Database
 from shared.engine import Engine
 from shared.errors import Unavailable
+from shared.postgresql import PostgreSQL
 from shared.sealing import Sealer
 from tests.acceptance.test_rides import broadcast
+from tests.assignments import ACCEPT, HOLD, RULES, counsel
 from tests.brokers import Hands, embedded, message, until
 from tests.processes import Home, Process
 from tests.webhooks import event
 from worker import app as workers
 from worker import assignment
-from worker.assignment import Answer, Answered, Call, Mode, Rules
-from worker.lane import Lane
-from worker.ledger import Ledger, Load
+from worker.assignment import Answer, Answered, Assignment, Call, Gap, Step
+from worker.inquiry import Inquiry
+from worker.ledger import Ledger
 from worker.outbox import Outbox
-from worker.policy import Decision, Reason, Verdict
-
-RULES = Rules(lease=15.0, confirm_within=120.0)
-ACCEPT = Decision(Verdict.ACCEPT, Reason.RULE, "rule 'all'", "all")
-HOLD = Decision(Verdict.HOLD, Reason.DEFAULT, "no rule matched")
+from worker.policy import Decision
+from worker.tables import gaps
+from worker.watch import Watch
 
 
-async def offer(ledger: Ledger, request: str, decision: Decision) -> Load:
-    """Offer a request to the ledger; what it says the customer has beside it."""
+async def offer(ledger: Ledger, request: str, decision: Decision) -> tuple[int, int]:
+    """Offer a request to the ledger; how many trips are open, and accepts of the last hour there are, beside it."""
     found = event(service_request_id=request)
-    seen: list[Load] = []
+    seen: list[tuple[int, int]] = []
 
-    def transition(known: assignment.Assignment, load: object, now: float) -> assignment.Step:
-        assert callable(load)
-        seen.append(load())
-        return assignment.offered(
-            known,
-            found,
-            lambda: decision,
-            lambda: None,
-            mode=Mode.AUTOMATIC,
-            rules=RULES,
-            intent_id=request,
-            attempts=0,
-            now=now,
-        )
+    def transition(known: Assignment, inquiry: Inquiry, now: float) -> Step:
+        seen.append(inquiry.open_and_last_hour(known))
+        return assignment.offered(known, found, counsel(decision), rules=RULES, intent_id=request, attempts=0, now=now)
 
     await ledger.step("acme", request, transition)
     return seen[0]
@@ -58,41 +50,100 @@ async def offer(ledger: Ledger, request: str, decision: Decision) -> Load:
 async def answer(ledger: Ledger, request: str, kind: Answered) -> None:
     """The API's answer to the accept of a request."""
     found = event(service_request_id=request)
-    await ledger.step(
-        "acme",
-        request,
-        lambda known, _, now: assignment.answered(
-            known, found, Call.ACCEPT, Answer(kind), intent_id=request, attempts=0, rules=RULES, now=now
-        ),
-    )
+
+    def transition(known: Assignment, inquiry: Inquiry, now: float) -> Step:
+        return assignment.answered(
+            known,
+            found,
+            Call.ACCEPT,
+            Answer(kind),
+            refusals=inquiry.count_refusal,
+            rules=RULES,
+            intent_id=request,
+            attempts=0,
+            now=now,
+        )
+
+    await ledger.step("acme", request, transition)
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> Engine:
-    engine = Engine(tmp_path / "store.db")
-    await workers.migrate(engine)
-    return engine
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    if request.param == "sqlite":
+        database: Database = Engine(tmp_path / "store.db")
+    else:
+        database = PostgreSQL(request.getfixturevalue("postgres_url"), 4)
+    await workers.migrate(database)
+    return database
 
 
-async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_itself(store: Engine) -> None:
+async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_itself(store: Database) -> None:
     ledger = Ledger(store, Sealer(), {})
-    assert await offer(ledger, "VC-1", ACCEPT) == Load(0, 0)
-    assert await offer(ledger, "VC-2", ACCEPT) == Load(1, 1)
+    assert await offer(ledger, "VC-1", ACCEPT) == (0, 0)
+    assert await offer(ledger, "VC-2", ACCEPT) == (1, 1)
     await answer(ledger, "VC-1", Answered.TAKEN)
     await answer(ledger, "VC-2", Answered.GONE)
-    assert await offer(ledger, "VC-3", ACCEPT) == Load(1, 1)
+    assert await offer(ledger, "VC-3", ACCEPT) == (1, 1)
     await answer(ledger, "VC-3", Answered.THROTTLED)
-    assert await offer(ledger, "VC-3", ACCEPT) == Load(1, 1)
-    assert await offer(ledger, "VC-4", HOLD) == Load(1, 1)
+    assert await offer(ledger, "VC-3", ACCEPT) == (1, 1)
+    assert await offer(ledger, "VC-4", HOLD) == (1, 1)
     await offer(ledger, "VC-5", ACCEPT)
     await answer(ledger, "VC-5", Answered.UNKNOWN)
-    assert await offer(ledger, "VC-6", HOLD) == Load(2, 2)
-    assert await offer(ledger, "VC-5", ACCEPT) == Load(1, 1)
+    assert await offer(ledger, "VC-6", HOLD) == (2, 2)
+    assert await offer(ledger, "VC-5", ACCEPT) == (1, 1)
+    await store.close()
+
+
+async def test_offers_that_many_decide_at_once_never_take_more_than_there_is_room_for(store: Database) -> None:
+    ledger = Ledger(store, Sealer(), {})
+    accepting: list[str] = []
+
+    async def decide(request: str, copy: int) -> None:
+        found = event(service_request_id=request)
+
+        def transition(known: Assignment, inquiry: Inquiry, now: float) -> Step:
+            room = inquiry.open_and_last_hour(known)[0] < 5
+            mine = counsel(ACCEPT if room else HOLD)
+            intent = f"{request} {copy}"
+            return assignment.offered(known, found, mine, rules=RULES, intent_id=intent, attempts=0, now=now)
+
+        step = await ledger.step("acme", request, transition)
+        if step.call is not None:
+            accepting.append(request)
+
+    await asyncio.gather(*(decide(f"VC-{number}", copy) for copy in range(3) for number in range(20)))
+    assert len(accepting) == len(set(accepting)) == 5
+    await store.close()
+
+
+def value(metric: str, **labels: str) -> float | None:
+    """A gauge of ours, as Prometheus would see it; None where it has said nothing yet."""
+    return REGISTRY.get_sample_value(metric, labels)
+
+
+async def test_trips_that_no_webhook_has_confirmed_are_counted_until_one_does(store: Database) -> None:
+    def open_gaps(connection: Connection, now: float) -> None:
+        rows: list[tuple[str, Gap, float | None]] = [
+            ("VC-1", Gap.CONFIRMATION, None),
+            ("VC-2", Gap.ANSWER, None),
+            ("VC-3", Gap.OFFER, None),
+        ]
+        rows.append(("VC-4", Gap.CONFIRMATION, now))
+        for request, kind, closed_at in rows:
+            row = {"service_request_id": request, "kind": kind, "since": now, "closed_at": closed_at}
+            connection.execute(insert(gaps).values(customer_id="acme", **row))
+
+    await store.transact(open_gaps)
+    watch = Watch(store, 30, lambda _: None)
+    await until(lambda: value("receiver_unconfirmed_trips", customer="acme") == 2, 5)
+    await store.transact(lambda connection, now: connection.execute(update(gaps).values(closed_at=now)))
+    await until(lambda: value("receiver_unconfirmed_trips", customer="acme") == 0, 5)
+    await watch.stop()
     await store.close()
 
 
 async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
-    store: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost, kept = Sealer([os.urandom(32)]), Sealer([os.urandom(32)])
     await offer(Ledger(store, lost, {}), "VC-1", HOLD)
@@ -102,6 +153,8 @@ async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
         await broker.consume("dispatch", 10, hands)
         outbox = Outbox(store, broker, kept)
         outbox.publish_soon()
+        await until(lambda: value("receiver_outbox_events") == 2, 5)
+        assert 0 <= (value("receiver_outbox_oldest_seconds") or 0) < 60
         assert (await hands.next()).message.headers["ce-subject"] == "VC-2"
         assert await hands.nothing(0.3)
         assert outbox.problem is None
@@ -111,7 +164,7 @@ async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
     await store.close()
 
 
-async def test_outcomes_left_behind_are_published_by_the_next_process(store: Engine, tmp_path: Path) -> None:
+async def test_outcomes_left_behind_are_published_by_the_next_process(store: Database, tmp_path: Path) -> None:
     ledger = Ledger(store, Sealer(), {})
     for number in range(3):
         await offer(ledger, f"VC-{number}", HOLD)
@@ -123,32 +176,6 @@ async def test_outcomes_left_behind_are_published_by_the_next_process(store: Eng
         assert subjects == {"VC-0", "VC-1", "VC-2"}
         await outbox.stop(1)
     await store.close()
-
-
-async def test_a_lane_lets_its_limit_in_and_sends_the_rest_away_at_once_when_it_hangs() -> None:
-    lane, release = Lane(2), asyncio.Event()
-    inside = 0
-
-    async def hang() -> None:
-        nonlocal inside
-        async with lane.place() as has_place:
-            assert has_place
-            inside += 1
-            await release.wait()
-
-    tasks = [asyncio.create_task(hang()) for _ in range(2)]
-    await until(lambda: inside == 2, 5)
-    async with lane.place() as has_place:
-        assert not has_place  # waited, in vain
-    began = asyncio.get_running_loop().time()
-    for _ in range(50):
-        async with lane.place() as has_place:
-            assert not has_place
-    assert asyncio.get_running_loop().time() - began < 0.5
-    release.set()
-    await asyncio.gather(*tasks)
-    async with lane.place() as has_place:
-        assert has_place
 
 
 async def test_a_customer_whose_api_hangs_does_not_hold_up_another(tmp_path: Path) -> None:

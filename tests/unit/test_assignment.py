@@ -9,63 +9,31 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shared.event import Event, Status
-from tests.webhooks import event
+from tests.assignments import (
+    ACCEPT,
+    DECLINE,
+    HOLD,
+    NEW,
+    NO_PARTICULARS,
+    NOW,
+    RULES,
+    answered,
+    assigned,
+    counsel,
+    offered,
+    webhook,
+)
 from worker import assignment
-from worker.assignment import Answer, Answered, Assignment, Call, Mode, Rules, State, Step, order_of
-from worker.policy import Decision, Reason, Verdict
-
-RULES = Rules(lease=15.0, confirm_within=120.0)
-NEW = Assignment("acme", "VC-1")
-NOW = 1000.0
-ACCEPT = Decision(Verdict.ACCEPT, Reason.RULE, "rule 'all'", "all", "Gladly.")
-DECLINE = Decision(Verdict.DECLINE, Reason.RULE, "rule 'none'", "none", "Sorry.")
-HOLD = Decision(Verdict.HOLD, Reason.DEFAULT, "no rule matched")
-TEMPLATE = event()
-
-
-def webhook(number: int, status: str = "AVAILABLE", action: str = "", data: Any = None) -> Event:
-    """An event of our request; the number is its place in time."""
-    names = {"AVAILABLE": "BROADCAST_RECEIVED", "ASSIGNED": "BROADCAST_ACCEPTED", "UNAVAILABLE": "GONE"}
-    return Event(
-        "acme",
-        f"{number:032d}",
-        f"2026-11-23T12:{number // 60 % 60:02d}:{number % 60:02d}.000Z",
-        "VC-1",
-        status,
-        action or names.get(status, status),
-        TEMPLATE.verified,
-        data if data is not None or status == "UNAVAILABLE" else {"patient_age": 7},
-    )
-
-
-def offered(
-    known: Assignment,
-    found: Event,
-    decision: Decision = ACCEPT,
-    *,
-    mode: Mode = Mode.AUTOMATIC,
-    now: float = NOW,
-    limit: str | None = None,
-    attempts: int = 0,
-) -> Step:
-    return assignment.offered(
-        known,
-        found,
-        lambda: decision,
-        lambda: limit,
-        mode=mode,
-        rules=RULES,
-        intent_id="intent",
-        attempts=attempts,
-        now=now,
-    )
-
-
-def answered(step: Step, found: Event, kind: Answered, *, now: float = NOW + 1, attempts: int = 0, **more: Any) -> Step:
-    assert step.call is not None
-    return assignment.answered(
-        step.known, found, step.call, Answer(kind, **more), intent_id="intent", attempts=attempts, rules=RULES, now=now
-    )
+from worker.assignment import (
+    Answer,
+    Answered,
+    Call,
+    Mode,
+    State,
+    Step,
+    order_of,
+)
+from worker.policy import Decision
 
 
 def told(*steps: Step) -> list[str]:
@@ -85,7 +53,7 @@ def test_the_intent_is_written_before_the_call_and_nothing_is_told_yet() -> None
 def test_a_taken_accept_is_told_and_looked_after_until_it_is_confirmed() -> None:
     assert told(TAKEN) == ["accepting"]
     assert TAKEN.settle.after == RULES.confirm_within
-    confirmed = assignment.assigned(TAKEN.known, webhook(2, "ASSIGNED"), wanted=lambda: True, rules=RULES)
+    confirmed = assigned(TAKEN.known, webhook(2, "ASSIGNED"), wanted=lambda: True)
     assert told(confirmed) == ["assigned"]
     assert confirmed.outcomes[0].confirmed
     late = offered(confirmed.known, OFFER, now=NOW + 500)
@@ -101,12 +69,12 @@ def test_a_taken_accept_without_a_webhook_is_told_as_assigned_but_not_confirmed(
     assert (late.outcomes[0].confirmed, late.outcomes[0].needs_attention) == (False, True)
     again = offered(late.known, OFFER, now=NOW + 300)
     assert told(again) == []
-    confirmed = assignment.assigned(again.known, webhook(2, "ASSIGNED"), wanted=lambda: True, rules=RULES)
+    confirmed = assigned(again.known, webhook(2, "ASSIGNED"), wanted=lambda: True)
     assert (told(confirmed), confirmed.outcomes[0].confirmed) == (["assigned"], True)
 
 
 def test_the_webhook_that_overtakes_the_answer_tells_both_and_the_answer_adds_nothing() -> None:
-    overtaken = assignment.assigned(INTENDED.known, webhook(2, "ASSIGNED"), wanted=lambda: True, rules=RULES)
+    overtaken = assigned(INTENDED.known, webhook(2, "ASSIGNED"), wanted=lambda: True)
     assert told(overtaken) == ["accepting", "assigned"]
     assert [outcome.revision for outcome in overtaken.outcomes] == [1, 2]
     late = answered(replace(INTENDED, known=overtaken.known), OFFER, Answered.TAKEN)
@@ -125,7 +93,7 @@ def test_an_unavailable_that_overtakes_the_refusal_tells_the_same() -> None:
 
 def test_a_lost_request_that_is_assigned_after_all_is_ours() -> None:
     lost = answered(INTENDED, OFFER, Answered.GONE)
-    ours = assignment.assigned(lost.known, webhook(2, "ASSIGNED"), wanted=lambda: True, rules=RULES)
+    ours = assigned(lost.known, webhook(2, "ASSIGNED"), wanted=lambda: True)
     assert told(ours) == ["assigned"]
 
 
@@ -224,27 +192,25 @@ def test_a_decline_is_told_once_and_its_webhook_closes() -> None:
     ],
 )
 def test_a_trip_that_we_did_not_accept_is_ours_all_the_same(action: str, code: str, by: str) -> None:
-    step = assignment.assigned(NEW, webhook(1, "ASSIGNED", action), wanted=lambda: True, rules=RULES)
+    step = assigned(NEW, webhook(1, "ASSIGNED", action), wanted=lambda: True)
     assert told(step) == ["assigned"]
     assert (step.outcomes[0].reason_code, step.outcomes[0].decided_by) == (code, by)
 
 
 def test_changed_data_of_our_trip_is_told_with_what_changed_and_whether_it_is_still_wanted() -> None:
     first = webhook(1, "ASSIGNED", data={"a": {"zip": "1", "x": [1]}, "b": 2})
-    ours = assignment.assigned(NEW, first, wanted=lambda: True, rules=RULES)
+    ours = assigned(NEW, first, wanted=lambda: True)
     second = webhook(2, "ASSIGNED", "UPDATED", data={"a": {"zip": "2", "x": [1, 2]}, "b": 2, "c": None})
-    step = assignment.assigned(ours.known, second, wanted=lambda: False, rules=RULES)
+    step = assigned(ours.known, second, wanted=lambda: False)
     assert told(step) == ["updated"]
     assert (step.outcomes[0].changed, step.outcomes[0].needs_attention) == (("a.x", "a.zip"), True)
-    assert (
-        told(assignment.assigned(step.known, webhook(3, "ASSIGNED", data=second.data), wanted=bool, rules=RULES)) == []
-    )
+    assert told(assigned(step.known, webhook(3, "ASSIGNED", data=second.data), wanted=bool)) == []
 
 
 def test_a_trip_taken_away_is_released_and_a_finished_one_completed() -> None:
-    ours = assignment.assigned(NEW, webhook(1, "ASSIGNED"), wanted=lambda: True, rules=RULES)
+    ours = assigned(NEW, webhook(1, "ASSIGNED"), wanted=lambda: True)
     assert told(assignment.ended(ours.known, webhook(2, "UNAVAILABLE"), rules=RULES)) == ["released"]
-    assert told(assignment.completed(ours.known, webhook(2, "COMPLETED"), rules=RULES)) == ["completed"]
+    assert told(assignment.completed(ours.known, webhook(2, "COMPLETED"), NO_PARTICULARS, rules=RULES)) == ["completed"]
 
 
 def test_on_a_tie_an_offer_loses() -> None:
@@ -257,8 +223,8 @@ def test_the_order_may_be_switched_on_any_day() -> None:
     held = offered(NEW, webhook(5), HOLD)
     by_time = replace(RULES, order_by="event_timestamp")
     trip = replace(webhook(6, "ASSIGNED"), event_id="0" * 32)
-    assert assignment.assigned(held.known, trip, wanted=bool, rules=RULES).note == "older"
-    assert told(assignment.assigned(held.known, trip, wanted=bool, rules=by_time)) == ["assigned"]
+    assert assigned(held.known, trip, wanted=bool).note == "older"
+    assert told(assigned(held.known, trip, wanted=bool, rules=by_time)) == ["assigned"]
 
 
 def test_an_event_that_a_retry_has_restamped_is_the_same_event() -> None:
@@ -269,8 +235,9 @@ def test_an_event_that_a_retry_has_restamped_is_the_same_event() -> None:
 
 @pytest.mark.parametrize("status", ["UNAVAILABLE", "COMPLETED"])
 def test_a_late_yes_does_not_revive_what_a_newer_webhook_has_ended(status: str) -> None:
-    end = assignment.ended if status == "UNAVAILABLE" else assignment.completed
-    over = end(INTENDED.known, webhook(2, status), rules=RULES)
+    end: Any = assignment.ended if status == "UNAVAILABLE" else assignment.completed
+    more = () if status == "UNAVAILABLE" else (NO_PARTICULARS,)
+    over = end(INTENDED.known, webhook(2, status), *more, rules=RULES)
     late = answered(replace(INTENDED, known=over.known), OFFER, Answered.TAKEN)
     assert (told(late), late.known.ours, late.outcomes[0].needs_attention) == (["released"], False, True)
 
@@ -278,31 +245,13 @@ def test_a_late_yes_does_not_revive_what_a_newer_webhook_has_ended(status: str) 
 def test_an_accept_that_is_taken_twice_is_told_once() -> None:
     frozen = offered(INTENDED.known, OFFER, now=NOW + RULES.lease + 1)
     first = answered(frozen, OFFER, Answered.TAKEN)
-    second = assignment.answered(
-        first.known,
-        OFFER,
-        Call.ACCEPT,
-        Answer(Answered.TAKEN),
-        intent_id="older",
-        attempts=0,
-        rules=RULES,
-        now=NOW + 20,
-    )
+    second = answered(replace(frozen, known=first.known), OFFER, Answered.TAKEN, intent_id="older", now=NOW + 20)
     assert told(first, second) == ["accepting"]
 
 
 def test_a_refusal_of_a_call_that_overlapped_a_taken_one_does_not_lose_the_trip() -> None:
     frozen = offered(INTENDED.known, OFFER, now=NOW + RULES.lease + 1)
-    first = assignment.answered(
-        frozen.known,
-        OFFER,
-        Call.ACCEPT,
-        Answer(Answered.TAKEN),
-        intent_id="other",
-        attempts=0,
-        rules=RULES,
-        now=NOW + 20,
-    )
+    first = answered(frozen, OFFER, Answered.TAKEN, intent_id="other", now=NOW + 20)
     second = answered(replace(frozen, known=first.known), OFFER, Answered.GONE, now=NOW + 21)
     assert told(first, second) == ["accepting"]
     assert told(offered(second.known, OFFER, now=NOW + 200)) == ["assigned"]
@@ -317,7 +266,7 @@ def test_a_newer_offer_that_comes_too_soon_is_the_one_that_counts() -> None:
 
 
 def test_an_offer_that_is_newer_than_our_trip_waits_for_the_webhook_that_takes_the_trip_away() -> None:
-    ours = assignment.assigned(NEW, webhook(2, "ASSIGNED"), wanted=bool, rules=RULES)
+    ours = assigned(NEW, webhook(2, "ASSIGNED"), wanted=bool)
     early = offered(ours.known, webhook(4))
     assert (early.call, told(early), early.settle.after) == (None, [], 1.0)
     released = assignment.ended(early.known, webhook(3, "UNAVAILABLE"), rules=RULES)
@@ -381,9 +330,7 @@ class AnyOrder(RuleBasedStateMachine):
         step = assignment.offered(
             self.known,
             found,
-            lambda: decision,
-            lambda: None,
-            mode=Mode.AUTOMATIC,
+            counsel(decision),
             rules=RULES,
             intent_id=intent,
             attempts=0,
@@ -406,7 +353,15 @@ class AnyOrder(RuleBasedStateMachine):
         was_ours = self.known.ours
         self.apply(
             assignment.answered(
-                self.known, found, call, Answer(kind), intent_id=intent, attempts=0, rules=RULES, now=self.now
+                self.known,
+                found,
+                call,
+                Answer(kind),
+                refusals=lambda: 1,
+                rules=RULES,
+                intent_id=intent,
+                attempts=0,
+                now=self.now,
             )
         )
         if call is Call.ACCEPT and kind is Answered.TAKEN:
@@ -429,7 +384,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(number=st.integers(1, 30), action=st.sampled_from(["BROADCAST_ACCEPTED", "REQUEST_ASSIGNED"]))
     def a_trip(self, number: int, action: str) -> None:
         found = webhook(number * 3 + 1, "ASSIGNED", action, {"n": number})
-        step = assignment.assigned(self.known, found, wanted=lambda: True, rules=RULES)
+        step = assigned(self.known, found, wanted=lambda: True)
         if step.note != "older":
             self.hear(found)
             assert step.known.ours

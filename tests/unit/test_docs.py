@@ -14,11 +14,13 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from cli.main import app
-from shared import metrics
+from shared import metrics, topics
 from shared.configuration import load
-from shared.settings import CustomerSettings, Limits, Settings, Subscription
+from shared.settings import CustomerSettings, Limits, Settings, SpoolSettings, Subscription
+from tests.schemas import document
 from worker import policy
 from worker.assignment import State
+from worker.command import ARGUMENTS
 from worker.policy import PolicyError
 
 ROOT = Path(__file__).parents[2]
@@ -48,8 +50,10 @@ def test_every_setting_is_documented_and_nothing_else() -> None:
         documented[title] = {name for row in rows for name in re.findall(r"`([a-z_.]+)`", row)}
     limits = {f"limits.{name}" for name in settings_of(Limits)}
     parts = {
-        f"[{name}]": settings_of(type(getattr(Settings(), name))) for name in ("ingress", "worker", "broker", "store")
+        f"[{name}]": settings_of(type(getattr(Settings(), name)))
+        for name in ("ingress", "worker", "broker", "store", "client", "notify")
     }
+    parts["[ingress]"] = parts["[ingress]"] - {"spool"} | {f"spool.{name}" for name in settings_of(SpoolSettings)}
     parts["[[subscriptions]]"] = settings_of(Subscription)
     parts["[customers.ID]"] = settings_of(CustomerSettings) - {"limits"} | limits
     assert documented == parts
@@ -101,7 +105,7 @@ def test_every_toml_example_is_a_good_configuration_policy_or_scenario(
     elif set(tree) <= set(Settings.model_fields):
         for secret in re.findall(r'_file = "(.*?)"', example):
             (tmp_path / secret).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / secret).write_text("secret")
+            (tmp_path / secret).write_text("a-secret-of-24-characters-or-more")
         (tmp_path / "receiver.toml").write_text(example)
         assert load(tmp_path / "receiver.toml", {}).customer_problems == ()
     else:
@@ -127,3 +131,32 @@ def test_the_languages_functions_are_documented() -> None:
         assert f"`{name}`" in documented
     with pytest.raises(PolicyError):
         policy.read("[[rules]]\nname = 'a'\nwhen = \"timestamp('x') == 1\"\nthen = 'accept'\n")
+
+
+def test_every_command_and_code_is_documented_for_dispatch_systems() -> None:
+    documented = text("subscribe.md")
+    for word in ARGUMENTS:
+        assert f"`{word}`" in documented
+    codes = document("command-result-1")["properties"]["code"]["description"].partition("Known: ")[2].split(", ")
+    for code in codes:
+        assert f"`{code}`" in documented
+
+
+@pytest.mark.parametrize("name", ["asyncapi", "client-openapi"])
+def test_every_reference_of_the_published_contracts_leads_somewhere(name: str) -> None:
+    contract = document(name)
+    for reference in re.findall(r'"\$ref":"(.*?)"', orjson.dumps(contract).decode()):
+        if reference.startswith("#/"):
+            found: Any = contract
+            for step in reference[2:].split("/"):
+                found = found[step]
+        else:
+            assert document(reference.removeprefix("./").removesuffix(".json"))
+
+
+def test_the_asyncapi_document_names_our_exchanges_and_all_that_is_asked_or_told() -> None:
+    channels = document("asyncapi")["channels"]
+    exchanges = {channel["bindings"]["amqp"]["exchange"]["name"] for channel in channels.values()}
+    assert exchanges == {topics.OUTCOMES, topics.COMMANDS}
+    assert set(channels["commands"]["parameters"]["command"]["enum"]) == set(ARGUMENTS)
+    assert set(channels["assignments"]["parameters"]["state"]["enum"]) == {state.value for state in State}

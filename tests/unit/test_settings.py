@@ -116,7 +116,7 @@ def test_a_misspelt_variable_stops_the_start(tmp_path: Path, name: str) -> None:
         pytest.param("customers = 7\n", id="customers that are none"),
         pytest.param('folder = "/etc"\n', id="what is known, but no setting"),
         pytest.param('[[subscriptions]]\nname="a"\npattern="#"\n' * 2, id="two queues of one name"),
-        pytest.param('[ingress.spool]\npath = "spool.db"\n', id="what this version can't do"),
+        pytest.param('[ingress.spool]\npath = "spool.db"\nmax_bytes = 1000\n', id="a spool with room for nothing"),
     ],
 )
 def test_a_file_that_makes_no_sense_stops_the_start(tmp_path: Path, text: str) -> None:
@@ -132,6 +132,15 @@ def test_a_store_must_be_named_with_an_amqp_broker(tmp_path: Path) -> None:
     settings = load(write(tmp_path, '[broker]\nurl = "amqp://x/"\n'), {})
     with pytest.raises(ConfigurationError, match=r"store\.url"):
         _ = settings.store_file
+
+
+def test_a_spool_is_used_with_rabbitmq_alone(tmp_path: Path) -> None:
+    spool = '[ingress.spool]\npath = "spool.db"\n'
+    settings = load(write(tmp_path, spool), {"RECEIVER_BROKER__URL": "amqp://x/"})
+    assert (settings.spool_file, settings.warnings) == (tmp_path / "spool.db", ())
+    settings = load(write(tmp_path, spool), {})
+    assert settings.spool_file is None
+    assert [problem.place for problem in settings.warnings] == ["ingress.spool"]
 
 
 def test_a_customers_own_problem_disables_that_customer_alone(tmp_path: Path) -> None:

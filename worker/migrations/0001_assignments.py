@@ -8,6 +8,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts by itself in INTEGER alone
+
 
 def upgrade() -> None:
     op.create_table(
@@ -38,7 +40,7 @@ def upgrade() -> None:
     op.create_index("assignments_by_customer", "assignments", ["customer_id", "ours"])
     op.create_table(
         "outbox",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("customer_id", sa.Text, nullable=False),
         sa.Column("service_request_id", sa.Text, nullable=False),
         sa.Column("routing_key", sa.Text, nullable=False),
@@ -50,7 +52,7 @@ def upgrade() -> None:
     op.create_index("outbox_by_request", "outbox", ["customer_id", "service_request_id", "id"])
     op.create_table(
         "parked",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("fingerprint", sa.Text, nullable=False, unique=True),
         sa.Column("customer_id", sa.Text),
         sa.Column("service_request_id", sa.Text),

@@ -1,4 +1,4 @@
-"""What a policy may ask of the store, who was told to pause, what was offered, what must have been lost, who did what."""
+"""What a policy may ask of the store, who is paused, what was offered, what must have been lost, who did what."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,20 +8,20 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts by itself in INTEGER alone
+
 
 def upgrade() -> None:
     for column in (
         sa.Column("pickup_at", sa.Float),
         sa.Column("level", sa.Text),
-        sa.Column("other_leg", sa.Text),
         sa.Column("other_leg_lost", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("collection", sa.Text),
         sa.Column("first_offered_at", sa.Float),
         sa.Column("times_seen", sa.Integer, nullable=False, server_default="0"),
         sa.Column("proposals", sa.Integer, nullable=False, server_default="0"),
         sa.Column("hold_until", sa.Float),
-        sa.Column("intent_values", sa.JSON(none_as_null=True)),
-        sa.Column("watched_by", sa.Text),
+        sa.Column("asked_by", sa.Text),
         sa.Column("actor", sa.Text),
         sa.Column("tags", sa.JSON(none_as_null=True)),
     ):
@@ -38,7 +38,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "offers",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("customer_id", sa.Text, nullable=False),
         sa.Column("service_request_id", sa.Text, nullable=False),
         sa.Column("event_id", sa.Text, nullable=False),
@@ -64,7 +64,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "audit",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("at", sa.Float, nullable=False),
         sa.Column("actor", sa.Text, nullable=False),
         sa.Column("deed", sa.Text, nullable=False),

@@ -120,7 +120,7 @@ def _load(scene: _Scene) -> dict[str, Any]:
 
 def _capacity(scene: _Scene) -> dict[str, Any]:
     level = scene.tables.levels.of(scene.data)
-    return {"free": free(scene.tables.capacity, level, scene.local, scene.facts.in_use)}
+    return {"free": free(scene.tables.capacity, level, scene.local, scene.facts.in_use, scene.facts.units)}
 
 
 def _offer(scene: _Scene) -> dict[str, Any]:
