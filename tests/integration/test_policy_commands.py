@@ -144,7 +144,7 @@ async def test_compare_decides_what_was_seen_by_both_policies_and_lists_what_cha
 
 async def test_compare_wants_a_span_and_names_what_was_not_asked_then(home: Path) -> None:
     status, printed = await command("policy", "compare", "old.toml", "new.toml", "--since", "soon", folder=home)
-    assert (status, "90m, 12h or 7d" in printed) == (2, True)
+    assert (status, "12h or 7d" in printed) == (2, True)
     (home / "new.toml").write_text(NEW.replace("load.open < 3", "default(other_leg.state, '') == ''"))
     status, printed = await command("policy", "compare", "old.toml", "new.toml", folder=home)
     assert status == 0
