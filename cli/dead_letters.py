@@ -26,10 +26,10 @@ from shared.errors import ReceiverError
 from shared.parking import FIRST_FAILED_AT, without_story
 from shared.settings import Settings
 from shared.topics import rfc3339
-from worker import audit, parked
+from worker import audit, parked, push
 from worker.parked import Parked, Wanted
 
-_WORKED: Final = (topics.BROADCAST_RECEIVED, topics.BROADCAST_ACCEPTED, topics.LIFECYCLE)
+_WORKED: Final = (topics.BROADCAST_RECEIVED, topics.BROADCAST_ACCEPTED, topics.LIFECYCLE, topics.COMMANDS_QUEUE)
 _PUT_SECONDS: Final = 10.0
 _NOT_SHOWN: Final = frozenset({"ce-signature"})  # long, and of no use to a reader
 
@@ -189,6 +189,9 @@ async def _redrive(house: House, settings: Settings, parked_id: int | None, want
 
 
 async def _redrive_one(house: House, settings: Settings, event: Parked, actor: str) -> None:
+    if event.origin_queue.startswith(push.ORIGIN):
+        await _push_again(house, settings, event, actor)
+        return
     _check_redrivable(settings, event)
     sealed = await _store(house).read(lambda connection: parked.sealed_body(connection, event.id))
     if sealed is None:
@@ -202,6 +205,23 @@ async def _redrive_one(house: House, settings: Settings, event: Parked, actor: s
         _note(connection, now, event, actor, "redrive", "parked_again" if again else "redriven")
 
     await _store(house).transact(finish)
+
+
+async def _push_again(house: House, settings: Settings, event: Parked, actor: str) -> None:
+    """A push that was not taken goes back to its subscription, not to a queue."""
+    name = event.origin_queue.removeprefix(push.ORIGIN)
+    if not any(subscription.name == name and subscription.url for subscription in settings.subscriptions):
+        raise NotToRedrive(f"no subscription {name} is pushed to (any more); configure it, or discard it")
+
+    def again(connection: Connection, now: float) -> bool:
+        if not push.push_again(connection, now, event):
+            return False
+        parked.remove(connection, event)
+        _note(connection, now, event, actor, "redrive", "redriven")
+        return True
+
+    if not await _store(house).transact(again):
+        raise NotToRedrive("the event is kept no more; replay the present state instead: events replay")
 
 
 def _check_redrivable(settings: Settings, event: Parked) -> None:

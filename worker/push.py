@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import aiohttp
 import structlog
-from sqlalchemy import Connection, Row, bindparam, delete, exists, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, select, update
 
 from shared import metrics
 from shared.database import Database, insert_if_absent
@@ -24,6 +24,7 @@ from shared.settings import Subscription
 from shared.topics import rfc3339
 from worker.bell import Bell
 from worker.limited_body import limited_body
+from worker.parked import Parked
 from worker.tables import outbox, parked, pushes
 from worker.told import Log, Told
 
@@ -35,6 +36,7 @@ _AGAIN_SECONDS: Final = 2.0
 _FIRST_DELAY: Final = 2.0
 _LONGEST_DELAY: Final = 1800.0
 GIVE_UP: Final = 72 * 3600.0
+ORIGIN: Final = "push:"  # and the subscription's name: where a parked push came from
 _EXPIRED: Final = "push_not_taken"
 
 _log = structlog.get_logger("push")
@@ -144,7 +146,7 @@ class Pusher:
             connection.execute(update(pushes).where(pushes.c.id == row.push_id).values(**again))
             return
         if not taken:
-            _park(connection, now, row, f"push:{self._subscription.name}")
+            _park(connection, now, row, f"{ORIGIN}{self._subscription.name}")
             metrics.PARKED.labels(row.customer_id, _EXPIRED).inc()
         connection.execute(delete(pushes).where(pushes.c.id == row.push_id))
 
@@ -188,6 +190,21 @@ def _claim(connection: Connection, now: float, subscription: str) -> list[Row[An
         return []
     taken = list(connection.scalars(_TAKE, {"ids": ids, "now": now, "until": now + _CLAIM_SECONDS}))
     return list(connection.execute(_EVENTS, {"ids": taken}))
+
+
+def push_again(connection: Connection, now: float, event: Parked) -> bool:
+    """Give a parked push its place again, as if it were new; False where the event is told no more."""
+    told = (
+        select(outbox.c.position, outbox.c.headers)
+        .where(outbox.c.customer_id == event.customer_id, outbox.c.service_request_id == event.service_request_id)
+        .where(outbox.c.routing_key == event.routing_key, outbox.c.position.is_not(None))
+    )
+    same = [row.position for row in connection.execute(told) if row.headers["ce-id"] == event.headers["ce-id"]]
+    for position in same[-1:]:
+        values = {"subscription": event.origin_queue.removeprefix(ORIGIN), "position": position, "attempts": 0}
+        request = {"customer_id": event.customer_id, "service_request_id": event.service_request_id}
+        connection.execute(insert(pushes).values(**values, **request, since=now, due_at=now, claimed_until=0.0))
+    return bool(same)
 
 
 def _park(connection: Connection, now: float, row: Row[Any], origin: str) -> None:

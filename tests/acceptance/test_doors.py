@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.brokers import emptied, until
 from tests.processes import Home, Process, command, free_port
 
 TOKEN = "a-token-for-the-cad-of-acme"
-TRIPS = 40
+TRIPS = int(os.environ.get("RECEIVER_TEST_TRIPS", "40"))
 
 
 def with_http(home: Home, port: int, **more: str) -> str:

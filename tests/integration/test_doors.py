@@ -34,7 +34,8 @@ from worker.acknowledging import Missing
 from worker.client_api import Door
 from worker.notify import Notifier
 from worker.outbox import Outbox
-from worker.push import GIVE_UP, Pusher, delay
+from worker.parked import Wanted, found
+from worker.push import GIVE_UP, Pusher, delay, push_again
 from worker.tables import outbox, parked, pushes
 from worker.told import Log
 
@@ -197,9 +198,13 @@ async def test_a_subscriber_that_hangs_delays_no_other(tmp_path: Path) -> None:
                 await pusher.stop()
 
 
-async def test_what_is_not_taken_in_72_hours_is_parked_and_the_next_goes_on(tmp_path: Path) -> None:
+async def test_what_is_not_taken_in_72_hours_is_parked_and_pushed_again_when_a_person_says_so(
+    tmp_path: Path,
+) -> None:
+    broken = True
+
     async def never(request: web.Request, _: bytes) -> int:
-        return 500 if request.headers["webhook-id"] == "acme/VC-1/1" else 200
+        return 500 if broken and request.headers["webhook-id"] == "acme/VC-1/1" else 200
 
     async with hook(never) as cad:
         mine = pushed(cad.url)
@@ -215,8 +220,12 @@ async def test_what_is_not_taken_in_72_hours_is_parked_and_the_next_goes_on(tmp_
             await at.store.transact(lambda connection, _: connection.execute(long_ago))
             pusher = Pusher(mine, at.store, at.log, at.outbox.told)
             await until(lambda: cad.taken == ["acme/VC-1/2"], 10)
-            await pusher.stop()
             row = await at.store.read(lambda connection: connection.execute(select(parked)).one())
+            broken = False
+            (event,) = await at.store.read(lambda connection: found(connection, Wanted()))
+            assert await at.store.transact(lambda connection, now: push_again(connection, now, event))
+            await until(lambda: cad.taken == ["acme/VC-1/2", "acme/VC-1/1"], 10)
+            await pusher.stop()
         assert (row.reason, row.origin_queue, row.headers["ce-id"]) == ("push_not_taken", "push:cad", "acme/VC-1/1")
     assert sum(delay(attempts) for attempts in range(200)) > GIVE_UP
 
