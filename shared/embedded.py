@@ -25,6 +25,7 @@ from shared.sealing import CannotOpen, Sealer
 LEASE_SECONDS: Final = 10.0  # after a crash its deliveries come again this much later
 _POLL_SECONDS: Final = 0.05  # how late a message of another process may be seen
 _CLAIM_AGAIN_SECONDS: Final = 1.0
+_CLOCK_WENT_BACK: Final = 1.0  # seconds; less is no jump, and costs no more than that
 _UNOPENED_SECONDS: Final = 60.0  # a body whose key is missing is looked at again after this
 
 T = TypeVar("T")
@@ -178,6 +179,7 @@ class _Consumer:
         self._held: dict[int, _Delivery] = {}
         self._room = asyncio.Event()
         self._stopping = False
+        self._latest = 0.0
         self._claiming = asyncio.create_task(self._claim_for_ever(), name=f"claim {queue}")
         self._renewing = asyncio.create_task(self._renew_for_ever(), name=f"renew {queue}")
 
@@ -241,13 +243,19 @@ class _Consumer:
 
     async def _arrival(self) -> None:
         while not self._stopping and not await self._broker.arrived(self._queue):
-            pass
+            if time.time() < self._latest - _CLOCK_WENT_BACK:
+                return
 
     async def _claim(self, room: int) -> "list[_Delivery]":
         receipt = uuid.uuid4().hex
-        rows = await self._engine.transact(
-            lambda connection, now: queue_rows.claim(connection, now, self._queue, room, receipt, self._lease)
-        )
+
+        def claim(connection: Connection, now: float) -> list[Row[Any]]:
+            if now < self._latest - _CLOCK_WENT_BACK:
+                queue_rows.wake(connection, now, self._queue, self._lease)
+            self._latest = now
+            return queue_rows.claim(connection, now, self._queue, room, receipt, self._lease)
+
+        rows = await self._engine.transact(claim)
         claimed = []
         for row in rows:
             try:

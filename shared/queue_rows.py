@@ -19,6 +19,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -192,6 +193,14 @@ def claim(connection: Connection, now: float, queue: str, room: int, receipt: st
             parked = parked_headers(message, "delivery_limit", queue, row.attempts, row.failed_at, now)
             connection.execute(update(messages).where(messages.c.id == row.id).values(**in_dead_letters(parked, now)))
     return sorted((row for row in rows if row.id not in worn), key=lambda row: row.id)
+
+
+def wake(connection: Connection, now: float, queue: str, lease: float) -> None:
+    """The clock went back: what was due by the old one would wait for it. A delay that ends early does no harm, because
+    whoever asked for it looks at its own time again; nor does a lease."""
+    late = (messages.c.queue == queue, messages.c.visible_at > now)
+    abandoned = or_(messages.c.receipt.is_(None), messages.c.visible_at > now + 2 * lease)
+    connection.execute(update(messages).where(*late, abandoned).values(visible_at=now, receipt=None))
 
 
 def postpone(connection: Connection, now: float, row_id: int, seconds: float) -> None:

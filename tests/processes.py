@@ -85,9 +85,13 @@ class Home:
 class Process:
     """A running command of the product. An async context manager; what is still running at its end is killed."""
 
-    def __init__(self, home: Home, *command: str) -> None:
+    def __init__(
+        self, home: Home, *command: str, module: str = "cli.main", variables: dict[str, str] | None = None
+    ) -> None:
         self._home = home
         self._command = command
+        self._module = module
+        self._variables = variables or {}
         self._process: asyncio.subprocess.Process | None = None
         self.log = home.folder / f"{'-'.join(command)}.log"
 
@@ -96,13 +100,13 @@ class Process:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "cli.main",
+                self._module,
                 *self._command,
                 "--config",
                 str(self._home.file),
                 stdout=log,
                 stderr=log,
-                env=_CLEAN,
+                env=_CLEAN | self._variables,
             )
         return self
 

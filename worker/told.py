@@ -71,7 +71,7 @@ def _share(
         acknowledging.told(connection, now, row.customer_id, row.service_request_id, state, within)
     for each in mine:
         if each.url is not None:
-            values = {"subscription": each.name, "position": position, "attempts": 0, "since": now, "due_at": now}
+            values = {"subscription": each.name, "position": position, "attempts": 0, "since": now, "due_at": 0.0}
             request = {"customer_id": row.customer_id, "service_request_id": row.service_request_id}
             connection.execute(insert(pushes).values(**values, **request, claimed_until=0.0))
 
