@@ -39,6 +39,7 @@ class Home:
         store_more: str = "",
     ) -> None:
         self.folder = folder
+        self.broker = broker
         self.port = free_port()
         self.admin_port = free_port()
         self.file = folder / "receiver.toml"
