@@ -21,6 +21,7 @@ ROLES: Final = (("broadcast-received",), ("broadcast-accepted", "lifecycle"))
 FOR_EVER: Final = 10_000
 SILENCE: Final = 20.0  # seconds; the caller gives up after five
 MOST_ROUNDS: Final = 3
+MEASURABLE: Final = 0.25  # seconds; where even the undisturbed p99 is longer, offers queue, and nothing is shown
 
 
 async def test_a_customer_whose_api_is_silent_does_not_slow_another(
@@ -35,7 +36,7 @@ async def test_a_customer_whose_api_is_silent_does_not_slow_another(
         sandbox.set_trouble(Trouble(throttle=0.5), "birch")
         await measured(sandbox, 1)  # the first connections, and what RabbitMQ makes at the first delay
         sandbox.set_trouble(Trouble(), "birch")
-        rounds = []
+        rounds: list[tuple[list[float], list[float]]] = []
         # A neighbour that slows does so each time; a machine that has something else to do does not.
         while len(rounds) < MOST_ROUNDS and not any(map(is_kept, rounds)):
             answering = await measured(sandbox, SECONDS)
@@ -45,13 +46,15 @@ async def test_a_customer_whose_api_is_silent_does_not_slow_another(
             assert len(silent) == len(answering) == RATE * SECONDS
             show(capsys, "time to accept of acme", {"birch answers": answering, "birch is silent": silent})
             rounds.append((answering, silent))
+        if not FULL and all(quantile(answering) > MEASURABLE for answering, _ in rounds):
+            pytest.skip("this machine is too busy to measure on; `make crowd` insists")
         assert any(map(is_kept, rounds)), [(quantile(answering), quantile(silent)) for answering, silent in rounds]
 
 
 def is_kept(times: tuple[list[float], list[float]]) -> bool:
     """Whether the silence made the p99 no more than 1.2 times as long, chance aside."""
     answering, silent = times
-    return quantile(silent) <= MORE * quantile(answering) + NOISE
+    return quantile(answering) <= MEASURABLE and quantile(silent) <= MORE * quantile(answering) + NOISE
 
 
 async def measured(sandbox: Sandbox, seconds: float) -> list[float]:
