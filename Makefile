@@ -7,7 +7,7 @@ TOOLS := .tools
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint manifests format run services probe lock lock-manifests rules clean
+.PHONY: help demo test lint manifests format run services probe crowd lock lock-manifests rules clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ run: $(INSTALLED) ## Run ingress and workers with ./receiver.toml
 
 probe: $(INSTALLED) services ## Time to accept, p50 and p99, on both brokers
 	@$(BIN)/python -m bench.probe
+
+crowd: $(INSTALLED) services ## 1,000 requests while everything fails, pause and limits under load, a silent API; with times
+	@CROWD=full $(BIN)/pytest -q --override-ini timeout=600 tests/crowd
 
 services: ## Make sure that there is a RabbitMQ and a PostgreSQL for the tests
 	@sh tests/services.sh

@@ -40,6 +40,7 @@ class Home:
         worker_more: str = "",
     ) -> None:
         self.folder = folder
+        self.broker = broker
         self.port = free_port()
         self.admin_port = free_port()
         self.file = folder / "receiver.toml"

@@ -83,6 +83,7 @@ async def test_a_crowd_of_requests_ends_as_vectorcare_says_although_everything_f
             each.cancel()
         ended = await asyncio.gather(*harm, return_exceptions=True)
         assert [type(each) for each in ended] == [asyncio.CancelledError] * 2, ended
+        await crew.start_those_that_gave_up()
         await settled(sandbox, subscriber)
         codes = [await process.terminate() for process in (*crew.workers, ingress)]
         assert codes == [0] * (len(ROLES) + 1)
@@ -95,7 +96,11 @@ async def test_a_crowd_of_requests_ends_as_vectorcare_says_although_everything_f
         rows = {
             f"time to accept, {name}": times_to_accept(sandbox.record, name, requests) for name in ("acme", "birch")
         }
-        show(capsys, f"{REQUESTS} requests, {crew.killed} kills", rows | api_rows(sandbox.record))
+        show(
+            capsys,
+            f"{REQUESTS} requests, {crew.killed} kills, {len(crew.gave_up)} starts failed",
+            rows | api_rows(sandbox.record),
+        )
         ends = Counter(states[-1] for states in subscriber.states().values())
         say(capsys, f"told in the end: {dict(sorted(ends.items()))}")
 
@@ -108,6 +113,7 @@ class Crew:
         self._stack = stack
         self.workers: list[Process] = []
         self.killed = 0
+        self.gave_up: list[int] = []
 
     async def start(self) -> None:
         """All of them, until each takes deliveries."""
@@ -116,13 +122,26 @@ class Crew:
         await until(lambda: self.logs().count('"event":"started"') == len(ROLES), 30)
 
     async def decimate(self) -> None:
-        """kill -9 of one every two seconds, until cancelled."""
+        """kill -9 of one every two seconds, until cancelled. One that was cut from the database while it started has
+        ended by itself, to be started anew as a supervisor does."""
         for turn in itertools.cycle(range(len(ROLES))):
             await asyncio.sleep(KILL_EVERY)
-            await self.workers[turn].kill()
-            self.killed += 1
+            code = self.workers[turn].process.returncode
+            if code is None:
+                await self.workers[turn].kill()
+                self.killed += 1
+            else:
+                self.gave_up.append(code)
             again = Process(self._home, "worker", *ROLES[turn])
             self.workers[turn] = await self._stack.enter_async_context(again)
+
+    async def start_those_that_gave_up(self) -> None:
+        """Whoever ended by itself since its last turn; then all are there."""
+        for turn, worker in enumerate(self.workers):
+            if worker.process.returncode is not None:
+                self.gave_up.append(worker.process.returncode)
+                again = Process(self._home, "worker", *ROLES[turn])
+                self.workers[turn] = await self._stack.enter_async_context(again)
 
     def logs(self) -> str:
         """What all of them wrote."""
@@ -207,7 +226,7 @@ def assert_revisions_rise(subscriber: Subscriber) -> None:
 
 
 def assert_taken_once(sandbox: Sandbox) -> None:
-    """One accept of a customer's: here no request is taken away from one and offered again."""
+    """One accept of a customer's for each request; none that was taken away is offered again here."""
     taken = Counter((call.receiver, call.request_id) for call in sandbox.record.calls("accept") if call.took_effect)
     assert {each: times for each, times in taken.items() if times > 1} == {}
     assert len(taken) > REQUESTS / 3
@@ -223,6 +242,7 @@ def assert_every_kind_of_harm_was_done(sandbox: Sandbox, crew: Crew) -> None:
     posts = Counter(webhook.event_id for webhook in sandbox.record.webhooks() if webhook.attempt == 1)
     assert set(posts.values()) == {1, 2, 3}
     assert crew.killed >= len(ROLES)
+    assert set(crew.gave_up) <= {1}
 
 
 async def parked(postgres: Server, url: str, amqp_url: str) -> tuple[int, int]:
