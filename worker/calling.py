@@ -1,11 +1,13 @@
 """Carries an intent out: makes its call of VectorCare's API, unless paused meanwhile, and records the answer."""
 
+import asyncio
 import math
 import time
 from dataclasses import dataclass
 from typing import Final
 
 from shared import metrics
+from shared.errors import Unavailable
 from shared.event import Event
 from worker import assignment
 from worker.assignment import Answer, Answered, Assignment, Call, Step
@@ -13,9 +15,11 @@ from worker.calls import answer_offer
 from worker.customers import Customer
 from worker.desk import Desk
 from worker.inquiry import Inquiry
+from worker.ledger import Transition
 
 _LOOK_IS_GOOD_FOR: Final = 0.8  # seconds after a look at the pause in which a call may begin; promised is 1
 _MOST_LOOKS: Final = 5
+_RECORD_AGAIN: Final = 0.5  # seconds between tries to record an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,19 @@ async def carry_out(desk: Desk, errand: Errand, step: Step) -> tuple[Answer, Ste
             now=now,
         )
 
-    return answer, await desk.step(errand.customer.customer_id, errand.service_request_id, answered)
+    return answer, await _recorded(desk, errand, answered)
+
+
+async def _recorded(desk: Desk, errand: Errand, answered: Transition) -> Step:
+    """An answer that is known must not become one that is not because the store is away for a moment: it is tried again
+    while the intent still binds. Applied twice, where a commit's own answer was lost, it changes nothing more."""
+    while True:
+        try:
+            return await desk.step(errand.customer.customer_id, errand.service_request_id, answered)
+        except Unavailable:
+            if time.monotonic() - errand.began > desk.rules.lease - _RECORD_AGAIN:
+                raise
+            await asyncio.sleep(_RECORD_AGAIN)
 
 
 async def _call(desk: Desk, errand: Errand, step: Step, call: Call) -> Answer:
