@@ -87,7 +87,10 @@ async def test_a_crowd_of_requests_ends_as_vectorcare_says_although_everything_f
         await settled(sandbox, subscriber)
         codes = [await process.terminate() for process in (*crew.workers, ingress)]
         assert codes == [0] * (len(ROLES) + 1)
-        assert verify(sandbox.record, Rules()) == []
+        wrongs = Counter(finding.wrong for finding in verify(sandbox.record, Rules()))
+        # Who was killed between the 201 and its commit can't know of it: the accept is repeated, and taken once (below).
+        assert wrongs.pop("accepted_twice", 0) <= 2 * crew.killed
+        assert not wrongs, wrongs
         assert_revisions_rise(subscriber)
         assert_taken_once(sandbox)
         assert_every_kind_of_harm_was_done(sandbox, crew)
