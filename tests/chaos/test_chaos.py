@@ -15,14 +15,13 @@ from tests.chaos.trial import alone
 SHORT = {
     "confirms_cut_after": 2.0,
     "broker_paused": 3.0,
-    "memory_alarm": 1.0,
     "ingress_killed_with_full_spool": 2.0,
     "api_answer_lost": 1.0,
-    "database_killed": 1.0,
 }
 RATE = 40
 
 
+@pytest.mark.timeout(300)  # about 45 s on a machine of its own
 async def test_every_webhook_that_was_answered_2xx_is_handled_once_through_every_fault_of_the_short_form(
     tmp_path: Path,
 ) -> None:
@@ -32,7 +31,7 @@ async def test_every_webhook_that_was_answered_2xx_is_handled_once_through_every
     assert [result.to_json() for result in results if not result.holds] == []
     by_name = {result.fault: result for result in results}
     assert cuts > 0
-    for name in ("broker_paused", "memory_alarm", "ingress_killed_with_full_spool"):
+    for name in ("broker_paused", "ingress_killed_with_full_spool"):
         assert by_name[name].spooled > 0, name
     assert all(result.verdict.accepts > RATE for result in results)
 
