@@ -88,7 +88,7 @@ async def test_a_crowd_of_requests_ends_as_vectorcare_says_although_everything_f
         codes = [await process.terminate() for process in (*crew.workers, ingress)]
         assert codes == [0] * (len(ROLES) + 1)
         wrongs = Counter(finding.wrong for finding in verify(sandbox.record, Rules()))
-        # Who was killed between the 201 and its commit can't know of it: the accept is repeated, and taken once (below).
+        # Who was killed between a 201 and its commit can't know: the accept is repeated, and taken once (below).
         assert wrongs.pop("accepted_twice", 0) <= 2 * crew.killed
         assert not wrongs, wrongs
         assert_revisions_rise(subscriber)
