@@ -7,7 +7,7 @@ TOOLS := .tools
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos crowd lint manifests format run services probe lock lock-manifests rules clean
+.PHONY: help demo test chaos crowd fuzz lint manifests format run services probe lock lock-manifests rules clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -18,8 +18,13 @@ demo: $(INSTALLED) ## Start a local VectorCare and the receiver, and watch 40 br
 test: $(INSTALLED) services ## Run all tests, with a real RabbitMQ and PostgreSQL
 	@$(BIN)/pytest -n 2 --dist loadfile
 
+<<<<<<< HEAD
 chaos: $(INSTALLED) services ## Break everything under load; ARGS="--fault broker_killed --seconds 10 --rate 60" or "--mixed 10"
 	@$(BIN)/python -m tests.chaos $(ARGS)
+=======
+fuzz: $(INSTALLED) services ## Many more random lives of assignments than make test has; more still: make fuzz FUZZ=60
+	@RECEIVER_TEST_FUZZ=$(or $(FUZZ),6) $(BIN)/pytest -n 2 --dist load tests/lives
+>>>>>>> lives
 
 lint: $(INSTALLED) ## Style, types, layers, dependencies
 	@$(BIN)/ruff format --check --quiet . || { echo "make format would change these files:"; $(BIN)/ruff format --check .; exit 1; }

@@ -14,6 +14,7 @@ from worker.assignment.values import (
     Answered,
     Assignment,
     Call,
+    Gap,
     Rules,
     Settle,
     State,
@@ -115,6 +116,7 @@ def _taken(known: Assignment, event: Event | None, rules: Rules, now: float) -> 
         return tell(known, event, State.RELEASED, "other", reason, needs_attention=True)
     if known.ours:
         return Step(known, "taken_already", settle=Settle(rules.confirm_within, counted=False))
+    closes = () if known.uncertain_since is None else (Gap.ANSWER,)
     accepted = event.event_id if event else known.newest.event_id if known.newest else None
     known = replace(
         known,
@@ -126,7 +128,7 @@ def _taken(known: Assignment, event: Event | None, rules: Rules, now: float) -> 
         other_leg_lost=False,
     )
     step = tell(known, event, State.ACCEPTING, decider(known), "our accept was taken", confirmed=False)
-    return replace(step, settle=Settle(rules.confirm_within, counted=False))
+    return replace(step, settle=Settle(rules.confirm_within, counted=False), closes=closes)
 
 
 def _declined(known: Assignment, event: Event | None, answer: Answer, intent_id: str, attempts: int) -> Step:

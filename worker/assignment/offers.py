@@ -61,12 +61,15 @@ def offered(
     known = _taken_in(known, event, counsel, now)
     if unknown:
         return _again(known, event, counsel, rules=rules, intent_id=intent_id, now=now)
+    closes = () if known.uncertain_since is None else (Gap.ANSWER,)  # offered anew: that is an answer
     known = replace(known, uncertain_since=None)
     if is_over(known, now):
-        return _too_old(known, event)
-    if _awaits_other_leg(known, counsel, now):
-        return Step(known, "awaiting_other_leg", settle=Settle(_OTHER_LEG_AGAIN, counted=False))
-    return _decided(known, event, counsel, rules=rules, intent_id=intent_id, now=now)
+        step = _too_old(known, event)
+    elif _awaits_other_leg(known, counsel, now):
+        step = Step(known, "awaiting_other_leg", settle=Settle(_OTHER_LEG_AGAIN, counted=False))
+    else:
+        step = _decided(known, event, counsel, rules=rules, intent_id=intent_id, now=now)
+    return replace(step, closes=closes)
 
 
 def looked_after(known: Assignment, rules: Rules, now: float) -> Step:

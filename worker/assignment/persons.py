@@ -56,7 +56,12 @@ def wished(
         return ending
     if not began and (refusal := _refusal(known, wish, now)):
         return Step(known, f"refused_{refusal.code}", result=refusal)
+    if not began and _another_looks_after(known):
+        return Step(known, "call_under_way", settle=Settle(LOOK_AGAIN, counted=False))
     if wish.call is not Call.DECLINE and paused():
+        if began and known.uncertain_since is not None:
+            # It may have been taken: this command stays to see what became of it.
+            return Step(known, "not_repeated", settle=Settle(left(known, rules, now), counted=False))
         return _refused(known, "paused", "accepting is paused; resume first")
     if now < known.not_before:
         return Step(known, "too_soon", settle=Settle(known.not_before - now, counted=False))
@@ -91,7 +96,7 @@ def _came_to_an_end(known: Assignment, wish: Wish, rules: Rules, now: float) -> 
         ending = _DONE[Call.DECLINE] if wish.call is Call.DECLINE else _FAILED[Answered.GONE]
         return None if _is_open(known) else Step(known, "gone_meanwhile", result=ending)
     if known.ours:
-        return Step(known, "taken_meanwhile", result=_DONE[Call.ACCEPT])
+        return replace(looked_after(known, rules, now), result=_DONE[Call.ACCEPT])
     if known.state is State.LOST or not _is_open(known):
         return Step(known, "gone_meanwhile", result=_FAILED[Answered.GONE])
     if known.uncertain_since is not None and left(known, rules, now) <= 0:
@@ -99,6 +104,11 @@ def _came_to_an_end(known: Assignment, wish: Wish, rules: Rules, now: float) -> 
             return Step(known, "told_already", result=_UNCONFIRMED)
         return replace(unconfirmed(known, None), result=_UNCONFIRMED)
     return None
+
+
+def _another_looks_after(known: Assignment) -> bool:
+    """Another person's accept has no answer yet. Two commands that took it from each other would never end."""
+    return known.decided_by == PERSON and known.uncertain_since is not None and known.settled is None
 
 
 def _refusal(known: Assignment, wish: Wish, now: float) -> Result | None:

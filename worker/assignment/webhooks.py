@@ -27,7 +27,7 @@ def assigned(
     """An ASSIGNED webhook: the trip is ours. `wanted` says whether the policy would take it as it is now."""
     order = order_of(event)
     if order.is_before(known.newest, rules.order_by):
-        return Step(known, "older")
+        return Step(known, "older", closes=(Gap.ASSIGNMENT,))
     if order.is_same(known.newest) and known.confirmed:
         return Step(known, "duplicate")
     before = known
@@ -104,8 +104,7 @@ def _ended(before: Assignment, known: Assignment, event: Event) -> Step:
 def _open_gaps(before: Assignment) -> tuple[Gap, ...]:
     """The gaps of ours that this webhook closes, if there may be any."""
     silent = before.ours and not before.confirmed and before.accepted_at is None
-    told = before.uncertain_since is not None and before.settled == before.newest
-    return _OUR_GAPS if silent or told else ()
+    return _OUR_GAPS if silent or before.uncertain_since is not None else ()
 
 
 def _changed(before: Assignment, known: Assignment, event: Event, wanted: Callable[[Assignment], bool]) -> Step:
