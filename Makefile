@@ -18,13 +18,11 @@ demo: $(INSTALLED) ## Start a local VectorCare and the receiver, and watch 40 br
 test: $(INSTALLED) services ## Run all tests, with a real RabbitMQ and PostgreSQL
 	@$(BIN)/pytest -n 2 --dist loadfile
 
-<<<<<<< HEAD
 chaos: $(INSTALLED) services ## Break everything under load; ARGS="--fault broker_killed --seconds 10 --rate 60" or "--mixed 10"
 	@$(BIN)/python -m tests.chaos $(ARGS)
-=======
+
 fuzz: $(INSTALLED) services ## Many more random lives of assignments than make test has; more still: make fuzz FUZZ=60
 	@RECEIVER_TEST_FUZZ=$(or $(FUZZ),6) $(BIN)/pytest -n 2 --dist load tests/lives
->>>>>>> lives
 
 lint: $(INSTALLED) ## Style, types, layers, dependencies
 	@$(BIN)/ruff format --check --quiet . || { echo "make format would change these files:"; $(BIN)/ruff format --check .; exit 1; }

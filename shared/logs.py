@@ -4,13 +4,14 @@ Our own lines hold ids, counts and durations. An exception is shown by its types
 library's line by its template without the arguments, because those may hold a payload.
 """
 
+import contextlib
 import logging
 import sys
 import traceback
 from collections import Counter
 from collections.abc import MutableMapping
 from types import TracebackType
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import orjson
 import structlog
@@ -36,12 +37,30 @@ def configure(stream: TextIO = sys.stderr, *, level: int = logging.INFO) -> None
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lossy(stream))),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Templates()], level=logging.WARNING, force=True)
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it says of a lost connection, the link says once
     logging.captureWarnings(capture=True)
+
+
+class _Lossy:
+    """A stream whose lines are lost where they can't be written (a full disk, a reader that has gone): a line must
+    never stop the work that it tells of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write, or don't."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Likewise."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 class _Templates(logging.Handler):

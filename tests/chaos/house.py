@@ -53,8 +53,10 @@ class House:
     workers: list[Process]
     told: Told = field(default_factory=Told)
     spooled: float = 0.0
-    malformed: int = 0
+    malformed_sent: int = 0
+    malformed_taken: int = 0
     _spooled_before: float = 0.0
+    _reviving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def node(self) -> rabbit_node.Node:
@@ -62,9 +64,18 @@ class House:
         return self.nodes[0]
 
     async def revive(self, process: Process) -> None:
-        """Start it once more after it was killed."""
-        if process.process.returncode is not None:
-            await process.__aenter__()
+        """Start it once more after it has ended."""
+        async with self._reviving:
+            if process.process.returncode is not None:
+                await process.__aenter__()
+
+    async def supervise(self) -> None:
+        """Start whatever has ended, as systemd or Kubernetes would: a worker that starts without its store gives up;
+        until cancelled."""
+        while True:
+            await asyncio.sleep(1.0)
+            for process in (self.ingress, *self.workers):
+                await self.revive(process)
 
     def limit_files(self, processes: list[Process], most: int) -> None:
         """Let no file of these processes grow beyond so many bytes: to them the disk is full."""
@@ -160,7 +171,7 @@ async def standing(plan: Plan, folder: Path, *, seed: int = 0) -> AsyncIterator[
         for worker in workers:
             await worker.logged("started")
         house = House(plan, home, sandbox, nodes, proxies, postgres, ingress, workers)
-        tasks = [asyncio.create_task(house.watch()), asyncio.create_task(house.dispatch())]
+        tasks = [asyncio.create_task(each) for each in (house.watch(), house.dispatch(), house.supervise())]
         try:
             yield house
         finally:

@@ -59,8 +59,9 @@ class Told:
         return [told[revision] for revision in sorted(told)]
 
 
-def judge(entries: Sequence[Entry], told: Told, parked: int, malformed: int) -> Verdict:
-    """`parked`: how many events are; `malformed`: how many of those were sent so, and answered 2xx."""
+def judge(entries: Sequence[Entry], told: Told, parked: int, malformed: range) -> Verdict:
+    """`parked`: how many events are. `malformed`: from how many that were sent so and answered 2xx, to how many that
+    were sent at all, because one that was answered 503 may have reached the broker too late."""
     webhooks = [entry for entry in entries if isinstance(entry, WebhookAttempt) and entry.signed]
     events: dict[tuple[str, str], list[WebhookAttempt]] = defaultdict(list)
     for attempt in webhooks:
@@ -87,7 +88,7 @@ def judge(entries: Sequence[Entry], told: Told, parked: int, malformed: int) -> 
             *told.contradictions,
             *_repeated({(each.receiver, each.request_id) for each in taken}, told),
         ),
-        parked=parked - malformed,
+        parked=parked - min(max(parked, malformed.start), malformed.stop),
     )
 
 

@@ -76,7 +76,7 @@ FINE: list[Entry] = [_webhook("1", "AVAILABLE"), _accept(1.1), _webhook("2", "AS
 
 
 def test_the_judge_finds_nothing_where_an_offer_became_a_trip() -> None:
-    verdict = judge(FINE, _told("accepting", "assigned"), 3, 3)
+    verdict = judge(FINE, _told("accepting", "assigned"), 3, range(2, 4))
     assert verdict.holds
     assert (verdict.taken, verdict.accepts, verdict.undelivered) == (2, 1, 0)
 
@@ -94,16 +94,16 @@ def test_the_judge_finds_nothing_where_an_offer_became_a_trip() -> None:
     ],
 )
 def test_the_judge_finds(entries: list[Entry], told: tuple[str, ...], parked: int) -> None:
-    assert not judge(entries, _told(*told), parked, 0).holds
+    assert not judge(entries, _told(*told), parked, range(0)).holds
 
 
 def test_the_judge_finds_one_outcome_that_was_told_in_two_ways() -> None:
     told = _told("accepting", "assigned")
     told.note({**told.of(("acme", "VC-1"))[1], "state": "released"})
-    assert not judge(FINE, told, 0, 0).holds
+    assert not judge(FINE, told, 0, range(0)).holds
 
 
 def test_the_judge_asks_nothing_of_what_was_never_answered_2xx() -> None:
-    verdict = judge([*FINE, _webhook("3", "ASSIGNED", 503)], _told("accepting", "assigned"), 0, 0)
+    verdict = judge([*FINE, _webhook("3", "ASSIGNED", 503)], _told("accepting", "assigned"), 0, range(0))
     assert verdict.holds
     assert verdict.undelivered == 1

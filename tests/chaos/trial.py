@@ -76,8 +76,9 @@ class Load:
             await asyncio.wait(self._malformed)
 
     async def _unreadable(self, customer: str, number: int) -> None:
+        self._house.malformed_sent += 1
         answer = await self._house.sandbox.send(customer, b"no JSON, number %d" % number)
-        self._house.malformed += answer.ok
+        self._house.malformed_taken += answer.ok
 
 
 @contextlib.asynccontextmanager
@@ -144,7 +145,8 @@ async def _tried(
     house: House, name: str, seconds: float, rate: float, play: Callable[[], Any], say: Say, *, refuses: bool
 ) -> Result:
     first, spooled = house.sandbox.record.total, house.spooled
-    parked_before, malformed_before = len(await asyncio.to_thread(house.parked)), house.malformed
+    parked_before = len(await asyncio.to_thread(house.parked))
+    taken_before, sent_before = house.malformed_taken, house.malformed_sent
     began = time.monotonic()
     async with _loaded(house, rate) as load:
         await asyncio.sleep(BEFORE)
@@ -157,7 +159,8 @@ async def _tried(
     async def verdict() -> Verdict:
         parked = await asyncio.to_thread(house.parked)
         entries = house.sandbox.record.since(first)
-        return judge(entries, house.told, len(parked) - parked_before, house.malformed - malformed_before)
+        malformed = range(house.malformed_taken - taken_before, house.malformed_sent - sent_before)
+        return judge(entries, house.told, len(parked) - parked_before, malformed)
 
     while True:
         found = await verdict()

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlalchemy import Connection, text
 
-from shared import files
+from shared import files, logs
 from shared.engine import Engine
 from shared.errors import Unavailable
 from shared.postgresql import PostgreSQL
@@ -99,6 +100,21 @@ async def test_a_full_disk_refuses_what_it_cannot_keep_damages_nothing_and_is_us
     files.check(tmp_path / "store.db")
     with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as connection:
         assert {row[0] for row in connection.execute("SELECT n FROM t")} == confirmed | {1000}
+
+
+def test_a_log_that_cannot_be_written_loses_its_lines_stops_nothing_and_is_written_again_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        logs.configure(stream)
+        log = structlog.get_logger("test")
+        with limited(resource.RLIMIT_FSIZE, 1000):
+            for number in range(100):
+                log.info("filling", number=number)
+        log.info("room_again")
+    assert path.read_text().count("filling") < 99
+    assert "room_again" in path.read_text()
 
 
 async def test_a_backup_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
