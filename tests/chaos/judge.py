@@ -60,8 +60,8 @@ class Told:
 
 
 def judge(entries: Sequence[Entry], told: Told, parked: int, malformed: range) -> Verdict:
-    """`parked`: how many events are. `malformed`: from how many that were sent so and answered 2xx, to how many that were
-    sent at all, because one that was answered 503 may have reached the broker too late."""
+    """`parked`: how many events are. `malformed`: from how many that were sent so and answered 2xx, to how many that
+    were sent at all, because one that was answered 503 may have reached the broker too late."""
     webhooks = [entry for entry in entries if isinstance(entry, WebhookAttempt) and entry.signed]
     events: dict[tuple[str, str], list[WebhookAttempt]] = defaultdict(list)
     for attempt in webhooks:
