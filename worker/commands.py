@@ -131,7 +131,8 @@ def _malformed(found: Command | Malformed) -> Result:
 
 def _at_once(connection: Connection, now: float, desk: Desk, row: Row[Any]) -> Result | None:
     """The result of what can be said or done without a call; None where it takes one."""
-    if row.not_after is not None and row.not_after < now:
+    begun = row.command in PERSONAL and row.called_at is not None  # whether it is too late, the assignment knows
+    if row.not_after is not None and row.not_after < now and not begun:
         return Result("refused", "expired", "it came after its not_after")
     if row.command not in FOR_A_CUSTOMER:
         refused = _refused(connection, row) if row.called_at is None else None

@@ -202,3 +202,13 @@ def test_what_proves_a_lost_webhook_is_kept_and_closed_when_it_comes_after_all()
     silent = offered(answered(offered(NEW, OFFER), OFFER, Answered.TAKEN).known, OFFER, now=NOW + 200)
     assert silent.opens == (assignment.Gap.CONFIRMATION,)
     assert assignment.Gap.CONFIRMATION in assigned(silent.known, webhook(20, "ASSIGNED")).closes
+
+
+def test_a_wish_whose_time_is_over_is_not_tried_again_unless_its_accept_may_have_been_taken() -> None:
+    held = offered(NEW, OFFER, HOLD).known
+    unreached = person_answered(wished(held, not_after=NOW + 5), Answered.NOT_SENT)
+    late = wished(unreached.known, not_after=NOW + 5, now=NOW + 10)
+    assert late.result is not None
+    assert late.result.code == "expired"
+    unknown = person_answered(wished(held, not_after=NOW + 5), Answered.UNKNOWN)
+    assert wished(unknown.known, not_after=NOW + 5, now=NOW + 10).result is None

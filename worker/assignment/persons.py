@@ -56,6 +56,8 @@ def wished(
         return ending
     if not began and (refusal := _refusal(known, wish, now)):
         return Step(known, f"refused_{refusal.code}", result=refusal)
+    if _is_too_late(wish, now) and not (began and known.uncertain_since is not None):
+        return _refused(known, "expired", "its not_after has passed")
     if not began and _another_looks_after(known):
         return Step(known, "call_under_way", settle=Settle(LOOK_AGAIN, counted=False))
     if wish.call is not Call.DECLINE and paused():
@@ -114,8 +116,6 @@ def _another_looks_after(known: Assignment) -> bool:
 def _refusal(known: Assignment, wish: Wish, now: float) -> Result | None:
     if known.newest is None:
         return Result("refused", "unknown_request", "no such request is known here")
-    if wish.not_after is not None and now > wish.not_after:
-        return Result("refused", "expired", "its not_after has passed")
     if wish.expected_revision is not None and wish.expected_revision != known.revision:
         return Result("refused", "stale_revision", f"the revision is {known.revision} by now")
     if known.ours:
@@ -123,6 +123,10 @@ def _refusal(known: Assignment, wish: Wish, now: float) -> Result | None:
     if not _is_open(known):
         return Result("refused", "not_open", "it is not offered to us")
     return None
+
+
+def _is_too_late(wish: Wish, now: float) -> bool:
+    return wish.not_after is not None and now > wish.not_after
 
 
 def _is_open(known: Assignment) -> bool:
