@@ -56,7 +56,7 @@ from worker.assignment import Answer, Answered
 from worker.assignment.values import PERMISSION_DENIED
 
 _FUZZ: Final = int(os.environ.get("RECEIVER_TEST_FUZZ", "0"))
-_EXAMPLES: Final = 300
+_EXAMPLES: Final = {"sqlite": 200, "postgresql": 100}  # of up to 60 steps; half a minute each at most
 _STEPS: Final = 60
 _MOST_REQUESTS: Final = 4
 _WITHOUT_EFFECT: Final = {
@@ -318,7 +318,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[tuple[asyncio.AbstractEven
 
 @pytest.mark.timeout(900 * max(1, _FUZZ))  # it is done in half a minute, but making an example smaller takes time
 def test_every_request_is_accepted_once_and_somebody_is_told_what_became_of_it(
-    store: tuple[asyncio.AbstractEventLoop, Store], monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, store: tuple[asyncio.AbstractEventLoop, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class World(Lives):
         pass
@@ -328,7 +328,7 @@ def test_every_request_is_accepted_once_and_somebody_is_told_what_became_of_it(
     run_state_machine_as_test(
         World,
         settings=settings(
-            max_examples=_EXAMPLES * max(1, _FUZZ),
+            max_examples=_EXAMPLES[request.node.callspec.params["store"]] * max(1, _FUZZ),
             stateful_step_count=_STEPS,
             derandomize=not _FUZZ,
             deadline=None,
