@@ -49,7 +49,7 @@ probe: $(INSTALLED) services ## Time to accept, p50 and p99, on both brokers
 	@$(BIN)/python -m bench.probe
 
 crowd: $(INSTALLED) services ## 1,000 requests while everything fails, pause and limits under load, a silent API; with times
-	@CROWD=full $(BIN)/pytest -q --override-ini timeout=600 tests/crowd
+	@CROWD=full $(BIN)/pytest -q tests/crowd
 
 services: ## Make sure that there is a RabbitMQ and a PostgreSQL for the tests
 	@sh tests/services.sh

@@ -57,6 +57,7 @@ def trouble(retry_after: float | None) -> Trouble:
     )
 
 
+@pytest.mark.timeout(300)  # on a busy machine
 async def test_a_crowd_of_requests_ends_as_vectorcare_says_although_everything_fails(
     tmp_path: Path, amqp_url: str, postgres: Server, postgres_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
