@@ -102,7 +102,8 @@ async def test_workers_come_and_go_with_the_queue_and_nothing_is_lost_or_accepte
         scaling.cancel()
         assert set(await scaler.left()) == {0}
         assert_each_became_one_trip(sandbox, subscriber, requests)
-    assert max(workers for _, _, workers in scaler.seen) == MOST
+    # How far up depends on how fast the machine works the queue off; never further than the object allows.
+    assert SPEC["minReplicaCount"] < max(workers for _, _, workers in scaler.seen) <= MOST
     assert max(depth for _, depth, _ in scaler.seen) > SPEC["minReplicaCount"] * scaler._each
     assert scaler._queue == topics.BROADCAST_RECEIVED
     if file := os.environ.get("SCALING_PLOT"):
