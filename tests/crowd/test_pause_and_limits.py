@@ -101,7 +101,7 @@ async def holding(sandbox: Sandbox, house: House) -> None:
     """Offers go on coming, and are handled and held."""
     before = house.logs().count(HELD)
     async with loaded(sandbox, {"acme": RATE}, SECONDS) as loads:
-        await until(lambda: not any(load.running for load in loads), 60)
+        await until(lambda: loads[0].broadcast == RATE * SECONDS, 60)
     await until(lambda: house.logs().count(HELD) >= before + RATE * SECONDS // 2, 90)
 
 
