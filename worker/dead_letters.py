@@ -6,6 +6,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, insert, select, update
 
 from shared import event as webhook
+from shared import metrics
 from shared.broker import Delivery, Message
 from shared.event import Event
 from shared.parking import ATTEMPTS, ORIGIN_KEY, ORIGIN_QUEUE, REASON
@@ -39,6 +40,9 @@ async def handle(desk: Desk, delivery: Delivery) -> Handled:
             lambda known, _, __: assignment.failed(known, event, reason),
         )
         desk.outbox.publish_soon()
+    if REASON not in message.headers:  # parked by no worker, so none has counted it
+        customer = message.headers.get("ce-customerid", "")
+        metrics.PARKED.labels(customer if customer in desk.customers else "unknown", reason).inc()
     return Handled(ACK, "parked", {"reason": reason})
 
 
