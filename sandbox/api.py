@@ -204,7 +204,8 @@ class OpenApi:
         if trouble.what == "fail_after":
             answer = failure_of(trouble.status)
         cut = trouble.what in ("drop_before", "drop_after")
-        self._note(arrival, answer, trouble.what, effect=effect, answered=not cut)
+        heard = not cut and _is_listening(arrival.request)
+        self._note(arrival, answer, trouble.what, effect=effect, answered=heard)
         if cut and arrival.request.transport:
             arrival.request.transport.abort()
         return respond(answer)
@@ -237,6 +238,11 @@ class OpenApi:
         arrival = _Arrival(request, "unknown", time.time(), identity)
         self._note(arrival, answer, None, effect=False, answered=True)
         return respond(answer)
+
+
+def _is_listening(request: web.Request) -> bool:
+    """Whether the caller has not given up meanwhile: then it hears no answer, and can't be held to it."""
+    return request.transport is not None and not request.transport.is_closing()
 
 
 def _refused(identity: Identity) -> ApiAnswer | None:

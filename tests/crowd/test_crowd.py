@@ -30,6 +30,9 @@ RATE: Final = 20  # requests a second, each of them some six webhooks
 KILL_EVERY: Final = 2.0
 CUT_EVERY: Final = 3.0
 CALL_SECONDS: Final = 1.5
+# No webhook is lost here, so nothing waits so long; shorter than a kill's backlog, and offers end with a person.
+CONFIRM_WITHIN: Final = 60
+CUT_WHILE_STARTING: Final = {"the connection to PostgreSQL was lost"}
 ROLES: Final = ((), ("broadcast-received",), ("broadcast-accepted", "lifecycle"), ())
 UPSETS: Final = ("cancel", "change", "withdraw", "assign", "expire", "complete")
 OURS: Final = frozenset({"assigned", "updated"})
@@ -67,7 +70,7 @@ async def test_a_crowd_of_requests_ends_as_vectorcare_says_although_everything_f
         contextlib.AsyncExitStack() as stack,
     ):
         home = Home(tmp_path, sandbox, broker=amqp_url, store=postgres_url)
-        home._parts[1] += f"\ncall_seconds = {CALL_SECONDS}\nconfirm_within = 10"
+        home._parts[1] += f"\ncall_seconds = {CALL_SECONDS}\nconfirm_within = {CONFIRM_WITHIN}"
         for name, retry_after in (("acme", 1.0), ("birch", None)):
             home.customer(name)
             sandbox.set_trouble(trouble(retry_after), name)
@@ -84,13 +87,13 @@ async def test_a_crowd_of_requests_ends_as_vectorcare_says_although_everything_f
             each.cancel()
         ended = await asyncio.gather(*harm, return_exceptions=True)
         assert [type(each) for each in ended] == [asyncio.CancelledError] * 2, ended
-        await crew.start_those_that_gave_up()
+        await crew.complete()
         await settled(sandbox, subscriber)
         codes = [await process.terminate() for process in (*crew.workers, ingress)]
         assert codes == [0] * (len(ROLES) + 1)
         wrongs = Counter(finding.wrong for finding in verify(sandbox.record, Rules()))
         # Who was killed between a 201 and its commit can't know: the accept is repeated, and taken once (below).
-        assert wrongs.pop("accepted_twice", 0) <= 2 * crew.killed
+        assert wrongs.pop("accepted_twice", 0) <= crew.killed
         assert not wrongs, wrongs
         assert_revisions_rise(subscriber)
         assert_taken_once(sandbox)
@@ -110,46 +113,55 @@ async def test_a_crowd_of_requests_ends_as_vectorcare_says_although_everything_f
 
 
 class Crew:
-    """The workers; one after another is killed and started anew."""
+    """The workers; one after another is killed and started anew, each start with a log of its own."""
 
     def __init__(self, home: Home, stack: contextlib.AsyncExitStack) -> None:
         self._home = home
         self._stack = stack
+        self._logs: list[Path] = []
         self.workers: list[Process] = []
         self.killed = 0
-        self.gave_up: list[int] = []
+        self.gave_up: list[str] = []
 
     async def start(self) -> None:
         """All of them, until each takes deliveries."""
-        for roles in ROLES:
-            self.workers.append(await self._stack.enter_async_context(Process(self._home, "worker", *roles)))
-        await until(lambda: self.logs().count('"event":"started"') == len(ROLES), 30)
+        self.workers = [await self._started(turn) for turn in range(len(ROLES))]
+        await self.complete()
 
     async def decimate(self) -> None:
-        """kill -9 of one every two seconds, until cancelled. One that was cut from the database while it started has
-        ended by itself, to be started anew as a supervisor does."""
+        """kill -9 of one every two seconds, until cancelled."""
         for turn in itertools.cycle(range(len(ROLES))):
             await asyncio.sleep(KILL_EVERY)
-            code = self.workers[turn].process.returncode
-            if code is None:
+            if not await self._gave_up(turn):
                 await self.workers[turn].kill()
                 self.killed += 1
-            else:
-                self.gave_up.append(code)
-            again = Process(self._home, "worker", *ROLES[turn])
-            self.workers[turn] = await self._stack.enter_async_context(again)
+                self.workers[turn] = await self._started(turn)
 
-    async def start_those_that_gave_up(self) -> None:
-        """Whoever ended by itself since its last turn; then all are there."""
-        for turn, worker in enumerate(self.workers):
-            if worker.process.returncode is not None:
-                self.gave_up.append(worker.process.returncode)
-                again = Process(self._home, "worker", *ROLES[turn])
-                self.workers[turn] = await self._stack.enter_async_context(again)
+    async def complete(self) -> None:
+        """Until each takes deliveries."""
+        async with asyncio.timeout(60):
+            while any('"event":"started"' not in worker.log.read_text() for worker in self.workers):
+                await asyncio.sleep(0.05)
+                for turn in range(len(ROLES)):
+                    await self._gave_up(turn)
+
+    async def _gave_up(self, turn: int) -> bool:
+        """One that was cut from the database while it started has ended; it is started again, as a supervisor does."""
+        if self.workers[turn].process.returncode is None:
+            return False
+        self.gave_up.append(self.workers[turn].log.read_text().splitlines()[-1])
+        self.workers[turn] = await self._started(turn)
+        return True
+
+    async def _started(self, turn: int) -> Process:
+        process = Process(self._home, "worker", *ROLES[turn])
+        process.log = process.log.with_name(f"worker-{turn}-{len(self._logs)}.log")
+        self._logs.append(process.log)
+        return await self._stack.enter_async_context(process)
 
     def logs(self) -> str:
         """What all of them wrote."""
-        return "".join(path.read_text() for path in {worker.log for worker in self.workers})
+        return "".join(path.read_text() for path in self._logs)
 
 
 async def cut(postgres: Server, url: str) -> None:
@@ -213,7 +225,7 @@ def differences(sandbox: Sandbox, subscriber: Subscriber) -> Iterator[str]:
 async def settled(sandbox: Sandbox, subscriber: Subscriber) -> None:
     """Until there is no difference any more."""
     try:
-        await until(lambda: next(differences(sandbox, subscriber), None) is None, 120 if FULL else 60)
+        await until(lambda: next(differences(sandbox, subscriber), None) is None, 120)
     except TimeoutError:
         raise AssertionError("\n".join(differences(sandbox, subscriber))) from None
 
@@ -246,7 +258,7 @@ def assert_every_kind_of_harm_was_done(sandbox: Sandbox, crew: Crew) -> None:
     posts = Counter(webhook.event_id for webhook in sandbox.record.webhooks() if webhook.attempt == 1)
     assert set(posts.values()) == {1, 2, 3}
     assert crew.killed >= len(ROLES)
-    assert set(crew.gave_up) <= {1}
+    assert set(crew.gave_up) <= CUT_WHILE_STARTING
 
 
 async def parked(postgres: Server, url: str, amqp_url: str) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Trouble on demand: each kind does what it says, and a seed gives the same again."""
 
+import asyncio
+
 import aiohttp
 import orjson
 import pytest
@@ -8,6 +10,8 @@ from sandbox.malformed import MALFORMED
 from sandbox.options import Options
 from sandbox.server import Sandbox
 from sandbox.trouble import Planned, Treatment, Trouble, Troublemaker
+from sandbox.verify import verify
+from tests.brokers import until
 from tests.sandbox.client import Client
 from tests.sandbox.endpoint import Endpoint
 
@@ -116,6 +120,22 @@ async def test_a_dropped_call_takes_effect_or_not_and_has_no_answer(
     assert (call.answered, call.took_effect) == (False, bool(taken))
     assert (await acme.accept(request_id)).status == (403 if taken else 201)
     await sandbox.idle()
+
+
+async def test_a_slow_call_whose_caller_has_given_up_takes_effect_unheard_and_may_be_repeated(
+    sandbox: Sandbox, acme: Client
+) -> None:
+    request_id = await offer(sandbox)
+    await sandbox.idle()
+    sandbox.plan("slow", match="accept", seconds=0.3)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await acme.accept(request_id)
+    await until(lambda: sandbox.record.calls("accept"), 5)
+    (call,) = sandbox.record.calls("accept")
+    assert (call.answer_status, call.took_effect, call.answered) == (201, True, False)
+    assert (await acme.accept(request_id)).status == 403
+    assert verify(sandbox.record) == []
 
 
 async def test_a_throttled_call_says_when_to_come_back_unless_told_not_to(sandbox: Sandbox, acme: Client) -> None:
