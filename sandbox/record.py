@@ -51,7 +51,8 @@ class ApiCall:
 
     `receiver`: whose token it was, empty if nobody's. `token`: `good`, `none`, `unknown`, `expired`,
     `revoked` (by trouble) or `deleted`. `took_effect`: whether it changed anything. `answered`: False where
-    the connection was cut, by trouble or by the caller, before the answer; `answer_status` is then what would have been answered.
+    the connection was cut, by trouble or by the caller, before the answer; `answer_status` is then what would
+    have been answered.
     `trouble`: what was done to the call on purpose. `body` is empty for the token endpoint. `token_mark`
     tells tokens apart without telling them.
     """
