@@ -95,12 +95,7 @@ async def test_a_crowd_of_requests_ends_as_vectorcare_says_although_everything_f
         await settled(sandbox, subscriber)
         codes = [await process.terminate() for process in (*crew.workers, ingress)]
         assert codes == [0] * (len(ROLES) + 1)
-        findings = verify(sandbox.record, Rules(grace=GRACE))
-        # Who was killed between a 201 and its commit can't know: the accept is repeated, and taken once (below).
-        repeated = [finding for finding in findings if finding.wrong == "accepted_twice"]
-        assert len(repeated) <= crew.killed
-        assert [str(finding) for finding in findings if finding not in repeated] == []
-        assert_nothing_is_accepted_that_a_worker_knew_to_be_gone(sandbox, crew)
+        assert wrongs(sandbox, crew) == []
         assert_revisions_rise(subscriber)
         assert_taken_once(sandbox)
         assert_every_kind_of_harm_was_done(sandbox, crew)
@@ -236,19 +231,25 @@ async def settled(sandbox: Sandbox, subscriber: Subscriber) -> None:
         raise AssertionError("\n".join(differences(sandbox, subscriber))) from None
 
 
-def assert_nothing_is_accepted_that_a_worker_knew_to_be_gone(sandbox: Sandbox, crew: Crew) -> None:
-    """Once a worker has handled that a request is gone no worker calls any more, save what was on its way then."""
-    gone_at: dict[tuple[str, str], float] = {}
-    for line in map(orjson.loads, filter(lambda line: '"status":"UNAVAILABLE"' in line, crew.logs().splitlines())):
-        if line["event"] == "event_handled" and line["settled"] == "ack":
+def wrongs(sandbox: Sandbox, crew: Crew) -> list[str]:
+    """What `verify` finds, and each accept that began although a worker had handled by then that the request is ours
+    or gone. A 201 that no worker lived to write down is the one thing after which an accept may be repeated: for that
+    alone `verify`, which sees no kills, is not asked."""
+    settled_at: dict[tuple[str, str], float] = {}
+    for line in map(orjson.loads, filter(lambda line: '"event_handled"' in line, crew.logs().splitlines())):
+        ended = line.get("status") in ("UNAVAILABLE", "ASSIGNED") and line["settled"] == "ack"
+        if ended or line["note"] == "accepting":
             key = (line["customer"], line["request"])
             at = datetime.fromisoformat(line["timestamp"]).timestamp()
-            gone_at[key] = min(at, gone_at.get(key, at))
-    assert len(gone_at) > REQUESTS / 10
-    calls = sandbox.record.calls("accept")
-    late = [(call.receiver, call.request_id, call.at - gone_at.get((call.receiver, call.request_id), call.at))
-            for call in calls]  # fmt: skip
-    assert [each for each in late if each[2] > CALL_SECONDS] == []
+            settled_at[key] = min(at, settled_at.get(key, at))
+    assert len(settled_at) > REQUESTS / 2
+    late = [
+        f"{call.receiver} {call.request_id} was accepted {call.at - at:.1f} s after a worker knew better"
+        for call in sandbox.record.calls("accept")
+        if call.at - (at := settled_at.get((call.receiver, call.request_id), call.at)) > CALL_SECONDS
+    ]
+    found = [each for each in verify(sandbox.record, Rules(grace=GRACE)) if each.wrong != "accepted_twice"]
+    return [*map(str, found), *late]
 
 
 def assert_revisions_rise(subscriber: Subscriber) -> None:
