@@ -28,6 +28,9 @@ MEASURABLE: Final = 0.25  # seconds; where even the undisturbed p99 is longer, o
 async def test_a_customer_whose_api_is_silent_does_not_slow_another(
     tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if not FULL:
+        pytest.skip("a figure for a machine that does nothing else: `make crowd` measures it")
+
     def customers(home: Home) -> None:
         home.customer("acme")
         home.customer("birch")
@@ -47,8 +50,6 @@ async def test_a_customer_whose_api_is_silent_does_not_slow_another(
             assert len(silent) == len(answering) == RATE * SECONDS
             show(capsys, "time to accept of acme", {"birch answers": answering, "birch is silent": silent})
             rounds.append((answering, silent))
-        if not FULL and all(quantile(answering) > MEASURABLE for answering, _ in rounds):
-            pytest.skip("this machine is too busy to measure on; `make crowd` insists")
         assert any(map(is_kept, rounds)), [(quantile(answering), quantile(silent)) for answering, silent in rounds]
 
 
