@@ -98,7 +98,11 @@ def _at_rest(known: Assignment) -> Iterator[str]:
 
 def _in_time(stage: Stage, party: Party, told: list[dict[str, Any]]) -> Iterator[str]:
     for taking in party.takings:
-        until = taking.at + CONFIRM_WITHIN + LEASE + CALL_SECONDS + stage.away + _SLACK
+        late = CONFIRM_WITHIN + stage.away + _SLACK
+        until = taking.at + LEASE + CALL_SECONDS + late
+        # A repeated accept may be answered long after the first was taken; from then on the webhook has its time.
+        taken = [_at(body) for body in told if body["state"] == "accepting" and taking.at <= _at(body) <= until]
+        until = max([until, *(at + late for at in taken)])
         if taking.ended_at is not None and taking.ended_at <= until:
             continue
         if not any(taking.at - 0.001 <= _at(body) <= until and _says_so(body) for body in told):

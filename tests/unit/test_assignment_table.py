@@ -24,6 +24,7 @@ from tests.assignments import (
 )
 from worker import assignment
 from worker.assignment import Answered, Assignment, Call, Step, Wish
+from worker.assignment.offers import call_forgotten
 
 DOC = (Path(__file__).parents[2] / "docs/assignment.md").read_text()
 OFFER = webhook(10)
@@ -83,6 +84,7 @@ CALLS: Mapping[str, Step] = {
     "accept, overtaken by UNAVAILABLE": replace(
         INTENDED, known=assignment.ended(INTENDED.known, webhook(20, "UNAVAILABLE"), rules=RULES).known
     ),
+    "accept, given up while it hung": replace(INTENDED, known=call_forgotten(INTENDED.known)),
     "decline": DECLINING,
     "propose": PROPOSING,
 }

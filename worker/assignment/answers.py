@@ -48,9 +48,9 @@ def answered(
         # Two calls overlapped, because a process stood still; the other one was taken.
         return Step(known, "refused_while_ours", settle=Settle(rules.confirm_within, counted=False))
     if not mine:
-        return Step(known, "superseded")  # a webhook has told the end of it already
+        return _superseded(known, call, rules, intent_id, attempts, now)
     if answer.kind in WITHOUT_EFFECT:
-        return _not_reached(known, event, answer, rules, intent_id, attempts, now)
+        return _not_reached(known, event, call, answer, rules, intent_id, attempts, now)
     if call is Call.DECLINE:
         return _declined(known, event, answer, intent_id, attempts)
     if call is Call.PROPOSE:
@@ -65,6 +65,19 @@ def answered(
         attempts=attempts,
         now=now,
     )
+
+
+def _superseded(
+    known: Assignment, call: Call, rules: Rules, intent_id: str, attempts: int, now: float
+) -> Step:
+    """The intent is gone. A webhook has told the end of it; or this process stood still for longer than an intent
+    binds and the call was given up (`call_forgotten`). Then whoever made it looks after it, as after an unknown one,
+    unless another has an intent by now or a person was told."""
+    given_up = call is Call.ACCEPT and known.uncertain_since is not None and known.intent_call is None
+    if given_up and known.settled != known.newest:
+        wait = min(backoff(attempts, intent_id), left(known, rules, now))
+        return Step(known, "given_up_meanwhile", settle=Settle(max(1.0, wait)))
+    return Step(known, "superseded")
 
 
 def _accept_answered(
@@ -160,12 +173,19 @@ def _proposed(known: Assignment, event: Event | None, answer: Answer) -> Step:
 
 
 def _not_reached(
-    known: Assignment, event: Event | None, answer: Answer, rules: Rules, intent_id: str, attempts: int, now: float
+    known: Assignment,
+    event: Event | None,
+    call: Call,
+    answer: Answer,
+    rules: Rules,
+    intent_id: str,
+    attempts: int,
+    now: float,
 ) -> Step:
     """The call had no effect. It is made again, unless that has been tried for long."""
     wait = max(answer.retry_after, backoff(attempts, intent_id))
     known = replace(known, not_before=now + wait, last_accept_at=known.accept_before)
-    if known.uncertain_since is not None:
+    if call is Call.ACCEPT and known.uncertain_since is not None:
         wait = max(1.0, min(wait, left(known, rules, now)))
         return Step(known, answer.kind.value, settle=Settle(wait))
     if attempts < MOST_ATTEMPTS:

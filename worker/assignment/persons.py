@@ -58,7 +58,7 @@ def wished(
         return Step(known, f"refused_{refusal.code}", result=refusal)
     if _is_too_late(wish, now) and not (began and known.uncertain_since is not None):
         return _refused(known, "expired", "its not_after has passed")
-    if not began and _another_looks_after(known):
+    if not began and _another_looks_after(known, wish, rules, now):
         return Step(known, "call_under_way", settle=Settle(LOOK_AGAIN, counted=False))
     if wish.call is not Call.DECLINE and paused():
         if began and known.uncertain_since is not None:
@@ -99,7 +99,7 @@ def _came_to_an_end(known: Assignment, wish: Wish, rules: Rules, now: float) -> 
         return None if _is_open(known) else Step(known, "gone_meanwhile", result=ending)
     if known.ours:
         return replace(looked_after(known, rules, now), result=_DONE[Call.ACCEPT])
-    if known.state is State.LOST or not _is_open(known):
+    if not _is_open(known) or (known.state is State.LOST and known.settled == known.newest):
         return Step(known, "gone_meanwhile", result=_FAILED[Answered.GONE])
     if known.uncertain_since is not None and left(known, rules, now) <= 0:
         if known.settled == known.newest:
@@ -108,9 +108,13 @@ def _came_to_an_end(known: Assignment, wish: Wish, rules: Rules, now: float) -> 
     return None
 
 
-def _another_looks_after(known: Assignment) -> bool:
-    """Another person's accept has no answer yet. Two commands that took it from each other would never end."""
-    return known.decided_by == PERSON and known.uncertain_since is not None and known.settled is None
+def _another_looks_after(known: Assignment, wish: Wish, rules: Rules, now: float) -> bool:
+    """An accept was sent, what became of it is not known, and who sent it will tell. A person may accept in a rule's
+    place; two persons who took it from each other would never end, and whoever declined would end the watch."""
+    if known.uncertain_since is None or known.settled == known.newest:
+        return False
+    takes_over = wish.call is Call.ACCEPT and known.decided_by != PERSON
+    return not takes_over and left(known, rules, now) > -rules.lease
 
 
 def _refusal(known: Assignment, wish: Wish, now: float) -> Result | None:

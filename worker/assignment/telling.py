@@ -54,6 +54,11 @@ def decider(known: Assignment) -> str:
     return "default" if known.decided_by is None else "rule"
 
 
+def overtaken(known: Assignment) -> Assignment:
+    """A webhook has told the end of whatever call is under way. No other begins before that one must have ended."""
+    return replace(without_intent(known), not_before=max(known.not_before, known.intent_deadline))
+
+
 def heard(known: Assignment, event: Event, order: Order) -> Assignment:
     """Nothing older than this event counts from now on."""
     return replace(known, newest=order, newest_status=event.status)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from shared.event import Event
-from worker.assignment.telling import PERSON, decider, described, differences, heard, tell, then, without_intent
+from worker.assignment.telling import PERSON, decider, described, differences, heard, overtaken, tell, then
 from worker.assignment.values import GONE_STATES, Assignment, Call, Gap, Particulars, Rules, State, Step, order_of
 
 _ENDS: Final = {
@@ -31,7 +31,7 @@ def assigned(
     if order.is_same(known.newest) and known.confirmed:
         return Step(known, "duplicate")
     before = known
-    known = described(heard(without_intent(known), event, order), event, particulars)
+    known = described(heard(overtaken(known), event, order), event, particulars)
     known = replace(known, uncertain_since=None, accepted_at=None, ours=True, confirmed=True, settled=order)
     closes = _open_gaps(before)
     if before.ours and before.confirmed:
@@ -57,7 +57,7 @@ def ended(known: Assignment, event: Event, *, rules: Rules) -> Step:
     if order.is_same(known.newest):
         return Step(known, "duplicate")
     before = known
-    known = heard(without_intent(known), event, order)
+    known = heard(overtaken(known), event, order)
     known = replace(known, settled=order, uncertain_since=None, ours=False, confirmed=False, accepted_at=None)
     step = _ended(before, known, event)
     opens = (Gap.OFFER,) if before.newest is None else ()
@@ -72,7 +72,7 @@ def completed(known: Assignment, event: Event, particulars: Particulars, *, rule
     if known.state is State.COMPLETED:
         return Step(known, "duplicate")
     before = known
-    known = described(heard(without_intent(known), event, order), event, particulars)
+    known = described(heard(overtaken(known), event, order), event, particulars)
     known = replace(known, settled=order, ours=False, uncertain_since=None, accepted_at=None)
     step = tell(known, event, State.COMPLETED, "other", "VectorCare says that it is completed")
     opens = () if before.ours else (Gap.ASSIGNMENT,)
