@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Final
 
 from shared.event import Event, Status
+from worker.assignment.offers import unconfirmed
 from worker.assignment.telling import decider, tell, without_intent
-from worker.assignment.time import MOST_ATTEMPTS, backoff, left
+from worker.assignment.time import MOST_ATTEMPTS, backoff, left, uncertain_from
 from worker.assignment.values import (
     PERMISSION_DENIED,
     WITHOUT_EFFECT,
@@ -19,6 +20,7 @@ from worker.assignment.values import (
     Settle,
     State,
     Step,
+    order_of,
 )
 
 MOST_REFUSALS: Final = 5  # in a row for lack of permission: that is no lost race any more
@@ -47,8 +49,12 @@ def answered(
     if known.ours:
         # Two calls overlapped, because a process stood still; the other one was taken.
         return Step(known, "refused_while_ours", settle=Settle(rules.confirm_within, counted=False))
-    if not mine:
-        return _superseded(known, call, rules, intent_id, attempts, now)
+    if not mine and not _was_given_up(known, event):
+        return Step(known, "superseded")
+    if not mine and known.uncertain_since is not None:
+        # Its answer may not be the last one's; whoever made it looks after it, as after an unknown one.
+        wait = min(backoff(attempts, intent_id), left(known, rules, now))
+        return Step(known, "given_up_meanwhile", settle=Settle(max(1.0, wait)))
     if answer.kind in WITHOUT_EFFECT:
         return _not_reached(known, event, call, answer, rules, intent_id, attempts, now)
     if call is Call.DECLINE:
@@ -67,17 +73,11 @@ def answered(
     )
 
 
-def _superseded(
-    known: Assignment, call: Call, rules: Rules, intent_id: str, attempts: int, now: float
-) -> Step:
-    """The intent is gone. A webhook has told the end of it; or this process stood still for longer than an intent
-    binds and the call was given up (`call_forgotten`). Then whoever made it looks after it, as after an unknown one,
-    unless another has an intent by now or a person was told."""
-    given_up = call is Call.ACCEPT and known.uncertain_since is not None and known.intent_call is None
-    if given_up and known.settled != known.newest:
-        wait = min(backoff(attempts, intent_id), left(known, rules, now))
-        return Step(known, "given_up_meanwhile", settle=Settle(max(1.0, wait)))
-    return Step(known, "superseded")
+def _was_given_up(known: Assignment, event: Event | None) -> bool:
+    """Whether an intent that is gone was given up (`call_forgotten`), because this process stood still for longer than
+    it binds, and nobody has another or has told anybody since; else a webhook has told the end of it."""
+    of_newest = event is None or order_of(event).is_same(known.newest)
+    return known.intent_call is None and known.settled != known.newest and of_newest
 
 
 def _accept_answered(
@@ -93,11 +93,12 @@ def _accept_answered(
 ) -> Step:
     """Unknown or refused: a refusal is a lost race only where nothing uncertain came before it."""
     if answer.kind is Answered.UNKNOWN:
-        since = now if known.uncertain_since is None else known.uncertain_since
-        known = replace(known, uncertain_since=since)
+        known = replace(known, uncertain_since=uncertain_from(known, rules, now))
         return Step(known, "accept_unknown", settle=Settle(backoff(attempts, intent_id)))
     if known.uncertain_since is not None:
         # Perhaps it is we who have it: a refusal after an accept that may have been taken proves nothing.
+        if left(known, rules, now) <= 0:
+            return unconfirmed(known, event)
         wait = min(backoff(attempts, intent_id), left(known, rules, now))
         return Step(known, "refused_while_unknown", settle=Settle(max(1.0, wait)))
     if answer.kind is Answered.GONE and answer.code == PERMISSION_DENIED and refusals() >= MOST_REFUSALS:
@@ -129,7 +130,7 @@ def _taken(known: Assignment, event: Event | None, rules: Rules, now: float) -> 
         return tell(known, event, State.RELEASED, "other", reason, needs_attention=True)
     if known.ours:
         return Step(known, "taken_already", settle=Settle(rules.confirm_within, counted=False))
-    closes = () if known.uncertain_since is None else (Gap.ANSWER,)
+    closes = _answer_gap(known)
     accepted = event.event_id if event else known.newest.event_id if known.newest else None
     known = replace(
         known,
@@ -149,18 +150,29 @@ def _declined(known: Assignment, event: Event | None, answer: Answer, intent_id:
         return Step(known, "decline_unknown", settle=Settle(backoff(attempts, intent_id)))
     known = replace(known, settled=known.newest)
     if answer.kind is Answered.TAKEN:
-        return tell(known, event, State.DECLINING, decider(known), "our decline was taken")
+        step = tell(_still_open(known), event, State.DECLINING, decider(known), "our decline was taken")
+        return replace(step, closes=_answer_gap(known))
     if answer.kind is Answered.GONE:
         return Step(known, "decline_refused")  # it is gone anyway; its webhook says how
     code = "not_permitted" if answer.kind is Answered.NOT_PERMITTED else "other"
     return tell(known, event, State.HELD, code, "VectorCare did not take our decline")
 
 
+def _still_open(known: Assignment) -> Assignment:
+    """VectorCare took what it takes of an open offer only: no accept of ours was taken before."""
+    return replace(known, uncertain_since=None)
+
+
+def _answer_gap(known: Assignment) -> tuple[Gap, ...]:
+    return () if known.uncertain_since is None else (Gap.ANSWER,)
+
+
 def _proposed(known: Assignment, event: Event | None, answer: Answer) -> Step:
     known = replace(known, settled=known.newest)
     if answer.kind is Answered.TAKEN:
         known = replace(known, proposals=known.proposals + 1)
-        return tell(known, event, State.PROPOSING, decider(known), "our proposal was taken")
+        step = tell(_still_open(known), event, State.PROPOSING, decider(known), "our proposal was taken")
+        return replace(step, closes=_answer_gap(known))
     if answer.kind is Answered.UNKNOWN:
         # Never repeated: two proposals by a rule for one request would be one too many.
         known = replace(known, proposals=known.proposals + 1)
@@ -185,7 +197,7 @@ def _not_reached(
     """The call had no effect. It is made again, unless that has been tried for long."""
     wait = max(answer.retry_after, backoff(attempts, intent_id))
     known = replace(known, not_before=now + wait, last_accept_at=known.accept_before)
-    if call is Call.ACCEPT and known.uncertain_since is not None:
+    if call is Call.ACCEPT and known.uncertain_since is not None and left(known, rules, now) > 0:
         wait = max(1.0, min(wait, left(known, rules, now)))
         return Step(known, answer.kind.value, settle=Settle(wait))
     if attempts < MOST_ATTEMPTS:
