@@ -29,8 +29,11 @@ def example(language: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def consumer(*command: str, **variables: str) -> AsyncIterator[Callable[[int], Awaitable[list[str]]]]:
-    """A running consumer; the function reads so many lines of what it prints."""
+async def consumer(
+    *command: str, unread: list[str] | None = None, **variables: str
+) -> AsyncIterator[Callable[[int], Awaitable[list[str]]]]:
+    """A running consumer; the function reads so many lines of what it prints. What it had printed besides when it was
+    killed is put into `unread`."""
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, **variables}, start_new_session=True
     )
@@ -46,7 +49,9 @@ async def consumer(*command: str, **variables: str) -> AsyncIterator[Callable[[i
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, 9)
-        await process.communicate()
+        rest, _ = await process.communicate()
+        if unread is not None:
+            unread += rest.decode().splitlines()
 
 
 async def node_modules(folder: Path) -> None:
@@ -124,7 +129,7 @@ async def test_a_consumer_that_is_killed_again_and_again_misses_no_trip(tmp_path
             await process.ready()
             broadcasting = asyncio.create_task(broadcast(sandbox, 40, "acme", pause=0.05))
             for lives in (3, 7, 1, 12):
-                async with consumer(sys.executable, str(file), AMQP_URL=amqp_url) as lines:
+                async with consumer(sys.executable, str(file), unread=told, AMQP_URL=amqp_url) as lines:
                     told += await lines(lives)
             requests = await broadcasting
             async with consumer(sys.executable, str(file), AMQP_URL=amqp_url) as lines:

@@ -56,7 +56,9 @@ def answered(
         wait = min(backoff(attempts, intent_id), left(known, rules, now))
         return Step(known, "given_up_meanwhile", settle=Settle(max(1.0, wait)))
     if answer.kind in WITHOUT_EFFECT:
-        return _not_reached(known, event, call, answer, rules, intent_id, attempts, now)
+        unknown = call is Call.ACCEPT and known.uncertain_since is not None
+        watched = left(known, rules, now) if unknown else 0.0
+        return _not_reached(known, event, answer, watched, intent_id, attempts, now)
     if call is Call.DECLINE:
         return _declined(known, event, answer, intent_id, attempts)
     if call is Call.PROPOSE:
@@ -185,21 +187,14 @@ def _proposed(known: Assignment, event: Event | None, answer: Answer) -> Step:
 
 
 def _not_reached(
-    known: Assignment,
-    event: Event | None,
-    call: Call,
-    answer: Answer,
-    rules: Rules,
-    intent_id: str,
-    attempts: int,
-    now: float,
+    known: Assignment, event: Event | None, answer: Answer, watched: float, intent_id: str, attempts: int, now: float
 ) -> Step:
-    """The call had no effect. It is made again, unless that has been tried for long."""
+    """The call had no effect. It is made again, unless that has been tried for long. For `watched` seconds yet a
+    webhook may tell of an earlier one whose effect is not known."""
     wait = max(answer.retry_after, backoff(attempts, intent_id))
     known = replace(known, not_before=now + wait, last_accept_at=known.accept_before)
-    if call is Call.ACCEPT and known.uncertain_since is not None and left(known, rules, now) > 0:
-        wait = max(1.0, min(wait, left(known, rules, now)))
-        return Step(known, answer.kind.value, settle=Settle(wait))
+    if watched > 0:
+        return Step(known, answer.kind.value, settle=Settle(max(1.0, min(wait, watched))))
     if attempts < MOST_ATTEMPTS:
         return Step(known, answer.kind.value, settle=Settle(wait))
     known = replace(known, settled=known.newest)

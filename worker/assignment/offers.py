@@ -226,8 +226,8 @@ def _while_ours(known: Assignment, event: Event, attempts: int, intent_id: str) 
 
 
 def _again(known: Assignment, event: Event, counsel: Counsel, *, rules: Rules, intent_id: str, now: float) -> Step:
-    """An accept may have been taken: repeat it while the policy still wants the trip and a webhook may yet come."""
+    """An accept may have been taken: repeat it while policy and limits want the trip and a webhook may yet come."""
     wanted = counsel.mode is Mode.AUTOMATIC and not is_over(known, now) and not counsel.paused()
-    if wanted and counsel.decide(known).verdict is Verdict.ACCEPT:
+    if wanted and counsel.decide(known).verdict is Verdict.ACCEPT and counsel.limit(known) is None:
         return Step(intend(known, Call.ACCEPT, rules, intent_id, now), "accept_intended", call=Call.ACCEPT)
     return Step(known, "not_repeated", settle=Settle(left(known, rules, now), counted=False))

@@ -58,8 +58,14 @@ def wished(
         return Step(known, f"refused_{refusal.code}", result=refusal)
     if _is_too_late(wish, now) and not (began and known.uncertain_since is not None):
         return _refused(known, "expired", "its not_after has passed")
-    if not began and _another_looks_after(known, wish, rules, now):
-        return Step(known, "call_under_way", settle=Settle(LOOK_AGAIN, counted=False))
+    if not began and known.uncertain_since is not None and known.settled != known.newest:
+        again = Settle(LOOK_AGAIN, counted=False)
+        if left(known, rules, now) <= 0:
+            return replace(unconfirmed(known, None), settle=again)
+        if wish.call is not Call.ACCEPT or known.decided_by == PERSON:
+            # Who sent that accept waits for its answer. Two persons who took it from each other would never end, and
+            # a decline would end the wait. In a rule's place a person may accept.
+            return Step(known, "call_under_way", settle=again)
     if wish.call is not Call.DECLINE and paused():
         if began and known.uncertain_since is not None:
             # It may have been taken: this command stays to see what became of it.
@@ -106,15 +112,6 @@ def _came_to_an_end(known: Assignment, wish: Wish, rules: Rules, now: float) -> 
             return Step(known, "told_already", result=_UNCONFIRMED)
         return replace(unconfirmed(known, None), result=_UNCONFIRMED)
     return None
-
-
-def _another_looks_after(known: Assignment, wish: Wish, rules: Rules, now: float) -> bool:
-    """An accept was sent, what became of it is not known, and who sent it will tell. A person may accept in a rule's
-    place; two persons who took it from each other would never end, and whoever declined would end the watch."""
-    if known.uncertain_since is None or known.settled == known.newest:
-        return False
-    takes_over = wish.call is Call.ACCEPT and known.decided_by != PERSON
-    return not takes_over and left(known, rules, now) > -rules.lease
 
 
 def _refusal(known: Assignment, wish: Wish, now: float) -> Result | None:
