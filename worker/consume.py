@@ -18,7 +18,7 @@ from worker.brake import Brake, pause
 from worker.lane import Lane
 
 UNEXPECTED: Final = "unexpected_error"
-_HANDED_BACK_FOR: Final = 2.0  # seconds, where a customer's lane is slow and full
+_HANDED_BACK_FOR: Final = 5.0  # seconds, where a customer's lane hangs: as long as a call may, and one delay queue's
 _UNAVAILABLE_AGAIN: Final = 2.0
 _UNEXPECTED_AGAIN: Final = (1.0, 5.0, 30.0)  # then it is parked
 _BRAKED_AGAIN: Final = 5.0

@@ -56,7 +56,7 @@ from worker.assignment import Answer, Answered
 from worker.assignment.values import PERMISSION_DENIED
 
 _FUZZ: Final = int(os.environ.get("RECEIVER_TEST_FUZZ", "0"))
-_EXAMPLES: Final = {"sqlite": 200, "postgresql": 100}  # of up to 60 steps; half a minute each at most
+_EXAMPLES: Final = {"sqlite": 120, "postgresql": 60}  # of up to 60 steps; a quarter of a minute each
 _STEPS: Final = 60
 _MOST_REQUESTS: Final = 4
 _WITHOUT_EFFECT: Final = {
