@@ -19,8 +19,10 @@ def told(*steps: Step) -> list[tuple[str, str]]:
     return [(outcome.state.value, outcome.reason_code) for step in steps for outcome in step.outcomes]
 
 
-def wished(known: Assignment, call: Call = Call.ACCEPT, *, now: float = NOW, paused: bool = False, **more: Any) -> Step:
-    wish = Wish("c-1", call, "ann", **more)
+def wished(
+    known: Assignment, call: Call = Call.ACCEPT, *, by: str = "c-1", now: float = NOW, paused: bool = False, **more: Any
+) -> Step:
+    wish = Wish(by, call, "ann", **more)
     return assignment.wished(known, wish, paused=lambda: paused, rules=RULES, intent_id="person", now=now)
 
 
@@ -212,3 +214,73 @@ def test_a_wish_whose_time_is_over_is_not_tried_again_unless_its_accept_may_have
     assert late.result.code == "expired"
     unknown = person_answered(wished(held, not_after=NOW + 5), Answered.UNKNOWN)
     assert wished(unknown.known, not_after=NOW + 5, now=NOW + 10).result is None
+
+
+def test_an_accept_that_was_given_up_while_it_hung_is_looked_after_by_whoever_made_it() -> None:
+    hanging = offered(NEW, OFFER)
+    given_up = wished(hanging.known, now=NOW + 20, paused=True).known
+    late = answered(replace(hanging, known=given_up), OFFER, Answered.GONE, now=NOW + 21)
+    assert (told(late), late.settle.after) == ([], 1.0)
+    assert told(offered(late.known, OFFER, now=NOW + 200)) == [("held", "unconfirmed_accept")]
+
+
+def test_a_decline_that_was_given_up_while_it_hung_keeps_its_answer() -> None:
+    hanging = offered(NEW, OFFER, DECLINE)
+    given_up = wished(hanging.known, now=NOW + 20, paused=True).known
+    assert told(answered(replace(hanging, known=given_up), OFFER, Answered.TAKEN)) == [("declining", "rule")]
+
+
+@pytest.mark.parametrize("call", [Call.ACCEPT, Call.DECLINE])
+def test_another_person_waits_for_an_unknown_accept_and_tells_of_it_where_nobody_did_in_time(call: Call) -> None:
+    unknown = person_answered(wished(offered(NEW, OFFER, HOLD).known), Answered.UNKNOWN).known
+    waits = wished(unknown, call, by="c-2", now=NOW + 60)
+    assert (waits.call, waits.result, waits.settle.after) == (None, None, 2.0)
+    tells = wished(waits.known, call, by="c-2", now=NOW + 200)
+    assert (told(tells), tells.result, tells.settle.after) == ([("held", "unconfirmed_accept")], None, 2.0)
+    assert wished(tells.known, call, by="c-2", now=NOW + 202).call is call
+    first = wished(tells.known, now=NOW + 203)
+    assert (first.outcomes, first.result and first.result.code) == ((), "unconfirmed_accept")
+
+
+def test_a_refusal_long_after_an_unknown_accept_is_told_at_once() -> None:
+    unknown = person_answered(wished(offered(NEW, OFFER, HOLD).known), Answered.UNKNOWN).known
+    untold = wished(unknown, now=NOW + 200).known
+    again = person_answered(wished(untold, by="c-2", now=NOW + 300), Answered.GONE, now=NOW + 301)
+    assert told(again) == [("held", "unconfirmed_accept")]
+    assert again.result is not None
+    assert (again.result.code, again.settle.after) == ("not_available", None)
+
+
+def test_a_decline_that_is_taken_proves_that_no_accept_was() -> None:
+    unknown = answered(offered(NEW, OFFER), OFFER, Answered.UNKNOWN).known
+    untold = offered(unknown, OFFER, now=NOW + 200).known
+    declined = person_answered(wished(untold, Call.DECLINE, now=NOW + 300), Answered.TAKEN)
+    assert (declined.known.uncertain_since, declined.closes) == (None, (assignment.Gap.ANSWER,))
+
+
+def test_a_lost_race_of_before_does_not_end_a_persons_accept_whose_process_died() -> None:
+    lost = answered(offered(NEW, OFFER), OFFER, Answered.GONE).known
+    dead = wished(lost, now=NOW + 10)
+    assert dead.call is Call.ACCEPT
+    assert wished(dead.known, now=NOW + 30).call is Call.ACCEPT
+
+
+@pytest.mark.parametrize("status", ["ASSIGNED", "UNAVAILABLE", "COMPLETED"])
+def test_while_a_call_that_a_webhook_overtook_may_be_in_flight_no_other_begins(status: str) -> None:
+    calling = offered(NEW, OFFER).known
+    overtaking = webhook(12, status)
+    if status == "ASSIGNED":
+        calling = assigned(calling, overtaking).known
+        overtaking = webhook(13, "UNAVAILABLE")
+    if status == "COMPLETED":
+        known = assignment.completed(calling, overtaking, Particulars(), rules=RULES).known
+    else:
+        known = assignment.ended(calling, overtaking, rules=RULES).known
+    too_soon = offered(known, webhook(14), now=NOW + 1)
+    assert (too_soon.call, too_soon.note) == (None, "too_soon")
+    assert offered(too_soon.known, webhook(14), now=NOW + 15).call is Call.ACCEPT
+
+
+def test_an_unknown_accept_is_not_repeated_where_the_limit_is_reached_meanwhile() -> None:
+    unknown = answered(offered(NEW, OFFER), OFFER, Answered.UNKNOWN).known
+    assert offered(unknown, OFFER, limit="two are open", now=NOW + 3).call is None
