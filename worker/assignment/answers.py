@@ -53,8 +53,7 @@ def answered(
         return Step(known, "superseded")
     if not mine and known.uncertain_since is not None:
         # Its answer may not be the last one's; whoever made it looks after it, as after an unknown one.
-        wait = min(backoff(attempts, intent_id), left(known, rules, now))
-        return Step(known, "given_up_meanwhile", settle=Settle(max(1.0, wait)))
+        return Step(known, "given_up_meanwhile", settle=_watch(known, rules, intent_id, attempts, now))
     if answer.kind in WITHOUT_EFFECT:
         unknown = call is Call.ACCEPT and known.uncertain_since is not None
         watched = left(known, rules, now) if unknown else 0.0
@@ -96,13 +95,12 @@ def _accept_answered(
     """Unknown or refused: a refusal is a lost race only where nothing uncertain came before it."""
     if answer.kind is Answered.UNKNOWN:
         known = replace(known, uncertain_since=uncertain_from(known, rules, now))
-        return Step(known, "accept_unknown", settle=Settle(backoff(attempts, intent_id)))
+        return Step(known, "accept_unknown", settle=_watch(known, rules, intent_id, attempts, now))
     if known.uncertain_since is not None:
         # Perhaps it is we who have it: a refusal after an accept that may have been taken proves nothing.
         if left(known, rules, now) <= 0:
             return unconfirmed(known, event)
-        wait = min(backoff(attempts, intent_id), left(known, rules, now))
-        return Step(known, "refused_while_unknown", settle=Settle(max(1.0, wait)))
+        return Step(known, "refused_while_unknown", settle=_watch(known, rules, intent_id, attempts, now))
     if answer.kind is Answered.GONE and answer.code == PERMISSION_DENIED and refusals() >= MOST_REFUSALS:
         return _not_permitted(known, event, attempts)
     known = replace(known, settled=known.newest)
@@ -111,6 +109,11 @@ def _accept_answered(
     if answer.kind is Answered.NOT_PERMITTED:
         return tell(known, event, State.HELD, "not_permitted", "VectorCare does not permit us to accept")
     return tell(known, event, State.HELD, "other", "VectorCare called our accept invalid")
+
+
+def _watch(known: Assignment, rules: Rules, intent_id: str, attempts: int, now: float) -> Settle:
+    """Until the next try, or until somebody must be told that what became of the accept is not known."""
+    return Settle(max(1.0, min(backoff(attempts, intent_id), left(known, rules, now))))
 
 
 def _not_permitted(known: Assignment, event: Event | None, attempts: int) -> Step:
