@@ -100,12 +100,12 @@ async def one_ride(sandbox: Sandbox, home: Home) -> str:
 async def test_a_webhook_its_handling_and_the_call_are_one_trace_and_the_confirmation_is_linked_to_it(
     tmp_path: Path, request: pytest.FixtureRequest, broker: str
 ) -> None:
-    url = "sqlite:receiver.db"
+    url = store = "sqlite:receiver.db"
     if broker == "rabbitmq":
-        url = request.getfixturevalue("amqp_url")
+        url, store = request.getfixturevalue("amqp_url"), request.getfixturevalue("postgres_url")
         await emptied(url)
     async with Sandbox(Options(seed=11)) as sandbox, collecting() as collector, contextlib.AsyncExitStack() as stack:
-        home = Home(tmp_path, sandbox, broker=url)
+        home = Home(tmp_path, sandbox, broker=url, store=store)
         home.customer("acme", token="for-acme", policy=POLICY)
         home.write(f'[traces]\nendpoint = "{collector.endpoint}"\n')
         commands = [("run",)] if broker == "embedded" else [("ingress",), ("worker",)]
@@ -170,6 +170,23 @@ async def test_what_waits_in_the_spool_and_what_is_tried_again_stays_in_the_webh
     assert [call.parent_id for call in calls] == [span.span_id for span in handlings]
     assert (calls[0].is_error, calls[0].attributes["error.type"]) == (True, "429")
     assert_the_confirmation_is_linked(collector, ride, handlings[-1])
+
+
+async def test_an_accept_whose_answer_was_lost_is_linked_all_the_same(tmp_path: Path) -> None:
+    async with Sandbox(Options(seed=16)) as sandbox, collecting() as collector:
+        home = Home(tmp_path, sandbox)
+        home.customer("acme")
+        home.write(f'[traces]\nendpoint = "{collector.endpoint}"\n')
+        async with Process(home, "run") as process:
+            await process.ready()
+            sandbox.plan("drop_after", "accept", "acme")  # taken, and the connection breaks
+            (ride,) = await broadcast(sandbox, 1, "acme")
+            await until(lambda: collector.named(CONFIRMED) and collector.named(OFFERED), 20)
+            assert await process.terminate() == 0
+    first = min(collector.named(OFFERED), key=lambda span: span.attributes["receiver.attempts"])
+    call = only([span for span in collector.named(CALL) if span.parent_id == first.span_id])
+    assert (call.is_error, call.attributes["receiver.answer"]) == (True, "unknown")
+    assert_the_confirmation_is_linked(collector, ride, first)
 
 
 async def test_a_senders_traceparent_is_not_believed_and_a_subscriber_gets_ours(tmp_path: Path, amqp_url: str) -> None:
