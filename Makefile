@@ -55,7 +55,7 @@ services: ## Make sure that there is a RabbitMQ and a PostgreSQL for the tests
 
 lock: $(INSTALLED) ## Pin the newest versions that pyproject.toml allows, with hashes
 	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
-		--strip-extras --output-file requirements.lock pyproject.toml
+		--strip-extras --extra traces --output-file requirements.lock pyproject.toml
 	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
 		--strip-extras --allow-unsafe --extra dev --output-file requirements-dev.lock pyproject.toml
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from cli.house import open_house, open_store
 from ingress import app as ingress_app
 from ingress.customers import senders
+from shared import traces
 from shared.errors import ConfigurationError, Problem, ReceiverError
 from shared.keys import read_sealer
 from shared.settings import Settings
@@ -61,7 +62,7 @@ async def _findings(configuration: Callable[[], Settings], *, offline: bool) -> 
     except ConfigurationError as error:
         return _configuration(error.problems)
     unusable = []
-    for look in (read_sealer, lambda settings: settings.store_file, ingress_app.tls):
+    for look in (read_sealer, lambda settings: settings.store_file, ingress_app.tls, traces.check):
         try:
             look(settings)
         except ConfigurationError as error:

@@ -16,7 +16,7 @@ from ingress import app as ingress_app
 from ingress.customers import senders
 from ingress.receive import Reception
 from ingress.spool import Spool
-from shared import admin, metrics
+from shared import admin, metrics, traces
 from shared.admin import Health
 from shared.errors import ConfigurationError, Problem
 from shared.settings import Settings
@@ -62,7 +62,10 @@ async def serving(settings: Settings, *, receives: bool, roles: Collection[str])
         _log.error("no_customers", problem="no customer is configured, so every webhook is refused")
     if receives:
         ingress_app.tls(settings)  # before anything is opened
+    part = "run" if receives and roles else "ingress" if receives else "worker"
     async with contextlib.AsyncExitStack() as stack:
+        traces.switch_on(settings, part)
+        stack.push_async_callback(traces.switch_off)
         house = await stack.enter_async_context(open_house(settings, with_store=bool(roles)))
         spool = await _open_spool(stack, settings, house) if receives else None
         checks: list[Checks] = [(lambda: {"broker": house.broker.problem}) if spool is None else _spool_checks(spool)]
@@ -90,7 +93,6 @@ async def serving(settings: Settings, *, receives: bool, roles: Collection[str])
             webhook_port = ingress_app.port(runner)
         health = _health(checks, _told(problems), spool, workers)
         admin_port = await _start_admin(stack, settings, health, receives=receives)
-        part = "run" if receives and roles else "ingress" if receives else "worker"
         metrics.BUILD_INFO.labels(version("vectorcare-receiver"), platform.python_version(), part).set(1)
         client_port = workers.client_port if workers else 0
         _log.info(

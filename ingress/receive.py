@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from ingress.address import Network, client_address, is_allowed
 from ingress.customers import Sender
-from shared import event, metrics, topics
+from shared import event, metrics, topics, traces
 from shared.broker import Publisher
 from shared.errors import Unavailable
 from shared.signature import SIGNATURE_HEADER, Verified, verify
@@ -77,6 +77,11 @@ class Reception:
 
 async def receive(reception: Reception, request: web.Request) -> web.Response:
     """Answer `POST /webhook`; 202 only when the event is durable."""
+    with traces.receiving() as span:
+        return await _answered(reception, request, span)
+
+
+async def _answered(reception: Reception, request: web.Request, span: traces.Span) -> web.Response:
     started = time.perf_counter()
     line: dict[str, object] = {"customer": _claimed(reception, request)}
     try:
@@ -98,7 +103,18 @@ async def receive(reception: Reception, request: web.Request) -> web.Response:
     metrics.WEBHOOK_SECONDS.observe(seconds)
     write = _log.info if answer is Answer.ACCEPTED else _log.warning
     write("webhook", answer=answer, milliseconds=round(seconds * 1000, 1), **line)
+    if "event_id" in line:
+        _traced(span, line, answer, response.status)
+    else:
+        span.discard()  # whoever can't sign makes no work for a collector
     return response
+
+
+def _traced(span: traces.Span, line: Mapping[str, object], answer: Answer, status: int) -> None:
+    ids = {word: str(line[word]) for word in ("customer", "event_id", "request", "action", "status") if word in line}
+    span.say(**ids, answer=answer.value, http_status=status)
+    if status >= 500:
+        span.fail(str(status))
 
 
 async def _receive(reception: Reception, request: web.Request, line: dict[str, object]) -> str | None:
@@ -116,10 +132,11 @@ async def _receive(reception: Reception, request: web.Request, line: dict[str, o
         line |= {"action": webhook.action, "status": webhook.status}
     else:
         line |= {"event_id": webhook.digest, "unreadable": webhook.reason}
-    message = topics.webhook_message(webhook, received_at)
     left = max(0.5, deadline - asyncio.get_running_loop().time())
     try:
-        await reception.broker.publish(topics.WEBHOOKS, message, mandatory=True, timeout=left)
+        with traces.publishing(topics.WEBHOOKS) as span:
+            message = topics.webhook_message(webhook, received_at, span.traceparent)
+            await reception.broker.publish(topics.WEBHOOKS, message, mandatory=True, timeout=left)
     except Unavailable as error:
         raise Refused(Answer.UNAVAILABLE, str(error), "not_durable") from None
     return webhook.event_id if isinstance(webhook, event.Event) else None
@@ -184,10 +201,11 @@ async def _body(request: web.Request, longest: int) -> bytes:
 
 
 def _verify(sender: Sender, body: bytes, signature: str) -> Verified:
-    verified = verify(sender.customer_id, sender.keys, body, signature)
-    if verified is None:
-        tried = ", ".join(key.fingerprint for key in sender.keys)
-        raise Refused(Answer.UNAUTHORIZED, f"the signature fits none of the keys {tried}", "wrong_key", tried)
+    with traces.verifying():
+        verified = verify(sender.customer_id, sender.keys, body, signature)
+        if verified is None:
+            tried = ", ".join(key.fingerprint for key in sender.keys)
+            raise Refused(Answer.UNAUTHORIZED, f"the signature fits none of the keys {tried}", "wrong_key", tried)
     return verified
 
 

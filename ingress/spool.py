@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from shared import metrics, queue_rows, topics
+from shared import metrics, queue_rows, topics, traces
 from shared.broker import Binding, Broker, Message, Queue, Topology
 from shared.embedded import EmbeddedBroker
 from shared.engine import Engine
@@ -121,9 +121,11 @@ class Spool:
             self._putting -= 1
         self._refused = None
         metrics.SPOOLED.inc()
+        traces.running().say(spooled="yes")
 
     async def _forward(self, message: Message) -> None:
-        await self._main.publish(topics.WEBHOOKS, message, mandatory=True, timeout=_FORWARD_SECONDS)
+        with traces.passing_on(topics.WEBHOOKS, message):
+            await self._main.publish(topics.WEBHOOKS, message, mandatory=True, timeout=_FORWARD_SECONDS)
         metrics.FORWARDED.inc()
         self._go_direct()
 

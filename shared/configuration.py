@@ -42,7 +42,7 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Settings:
         customers = {}
     for place, part in _parts_with_files(tree):
         _read_files(place, part, folder, problems, warnings)
-    unknown = set(tree) - {"ingress", "worker", "broker", "store", "subscriptions", "client", "notify"}
+    unknown = set(tree) - {"ingress", "worker", "broker", "store", "subscriptions", "client", "notify", "traces"}
     problems += [_misspelt(key, set(Settings.model_fields) - _INNER, variables.get(key)) for key in sorted(unknown)]
     problems += [
         Problem("subscriptions", f"there are two named {name}") for name in _doubled(tree.get("subscriptions"))

@@ -42,6 +42,7 @@ def configure(stream: TextIO = sys.stderr, *, level: int = logging.INFO) -> None
     )
     logging.basicConfig(handlers=[_Templates()], level=logging.WARNING, force=True)
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it says of a lost connection, the link says once
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # and of a collector that is away, shared.otlp
     logging.captureWarnings(capture=True)
 
 

@@ -56,4 +56,5 @@ UNACKNOWLEDGED: Final = Gauge(
     "receiver_unacknowledged", "Trips that are ours and that no dispatch system has acknowledged in time", ["customer"]
 )
 NOTICES: Final = Counter("receiver_notices", "Notices sent to people", ["kind", "answer"])
+SPANS: Final = Counter("receiver_spans", "Spans of sampled traces", ["what"])
 BUILD_INFO: Final = Gauge("receiver_build_info", "1; what runs here", ["version", "python", "part"])

@@ -242,6 +242,23 @@ class NotifySettings(Part):
         return self.webhook_url is not None or self.smtp_host is not None
 
 
+class TracesSettings(Part):
+    """`[traces]`: where spans are sent, and which share of the traces; without an endpoint, none are."""
+
+    endpoint: str | None = None
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    @field_validator("endpoint")
+    @classmethod
+    def _whole(cls, value: str | None) -> str | None:
+        # Spans hold no patient data, and a collector beside us or in the cluster seldom has a certificate.
+        if value is None or (
+            value.startswith(("http://", "https://")) and _host(value) and not set("?#@") & set(value) and _path(value)
+        ):
+            return value
+        raise ValueError("must be a collector's whole address, as http://127.0.0.1:4318/v1/traces, without ?, # and @")
+
+
 class Limits(Part):
     """`[customers.ID.limits]`: reached, an offer is held instead of accepted."""
 
@@ -291,6 +308,7 @@ class Settings(Part):
     store: StoreSettings = StoreSettings()
     client: ClientSettings = ClientSettings()
     notify: NotifySettings = NotifySettings()
+    traces: TracesSettings = TracesSettings()
     subscriptions: tuple[Subscription, ...] = ()
     customers: dict[str, CustomerSettings] = {}
     declared: frozenset[str] = frozenset()
@@ -358,6 +376,10 @@ def _host(url: str) -> str | None:
         return URL(url).host
     except ValueError:
         return None
+
+
+def _path(url: str) -> str:
+    return URL(url).path.strip("/")
 
 
 def _is_safe_url(url: str) -> bool:

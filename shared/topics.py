@@ -19,6 +19,7 @@ BROADCAST_ACCEPTED: Final = "receiver.broadcast-accepted"
 LIFECYCLE: Final = "receiver.lifecycle"
 DEAD_LETTERS: Final = "receiver.dead-letters"
 COMMANDS_QUEUE: Final = "receiver.commands"
+TRACEPARENT: Final = "traceparent"  # W3C Trace Context; on webhooks and outcomes, where traces are switched on
 EVENT_TYPE: Final = "com.vectorcare.openapi.v2."
 
 _NOT_IN_A_KEY: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -62,14 +63,16 @@ def seconds_since_received(headers: Mapping[str, str], now: float) -> float | No
         return None
 
 
-def webhook_message(webhook: Event | Unreadable, received_at: float) -> Message:
-    """The message for a verified webhook: CloudEvents headers around the exact signed bytes."""
+def webhook_message(webhook: Event | Unreadable, received_at: float, traceparent: str | None = None) -> Message:
+    """The message for a verified webhook: CloudEvents headers around the exact signed bytes. `traceparent` is the
+    context of our own span (`shared.traces`), never what the sender's request said."""
     headers = {
         "ce-specversion": "1.0",
         "ce-source": f"/customers/{webhook.customer_id}",
         "ce-customerid": webhook.customer_id,
         "ce-receivedtime": rfc3339(received_at),
         "ce-signature": webhook.verified.signature,
+        **({TRACEPARENT: traceparent} if traceparent else {}),
     }
     if isinstance(webhook, Unreadable):
         headers |= {

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from shared import metrics, topics
+from shared import metrics, topics, traces
 from shared.broker import Broker, Consumer, Delivery, Message
 from shared.errors import DeliveryLost, Unavailable
 from worker.assignment import Settle
@@ -130,9 +130,10 @@ class Intake:
                 # This customer's calls hang: its deliveries must not fill the prefetch that all customers share.
                 await self._settle(delivery, customer, Settle(_HANDED_BACK_FOR, counted=False))
                 return
-            await self._handle_in_place(delivery, customer)
+            with traces.handling(self._queue, delivery.message, delivery.attempts) as span:
+                await self._handle_in_place(delivery, customer, span)
 
-    async def _handle_in_place(self, delivery: Delivery, customer: str) -> None:
+    async def _handle_in_place(self, delivery: Delivery, customer: str, span: traces.Span) -> None:
         waited = topics.seconds_since_received(delivery.message.headers, time.time())
         if waited is not None and delivery.attempts == 0:
             metrics.QUEUE_WAIT.labels(self._queue).observe(waited)
@@ -140,6 +141,7 @@ class Intake:
         handled = await self._outcome(delivery, customer)
         seconds = time.perf_counter() - started
         settled = await self._settle(delivery, customer, handled.settle)
+        span.say(customer=customer, note=handled.note, settled=settled, **handled.ids)
         metrics.EVENT_SECONDS.labels(self._queue).observe(seconds)
         _log.info(
             "event_handled",
@@ -157,9 +159,11 @@ class Intake:
             handled = await self._handler(delivery)
         except Unavailable as error:
             _log.warning("store_or_broker_unavailable", queue=self._queue, problem=str(error))
+            traces.running().fail(type(error).__name__)
             return Handled(Settle(_UNAVAILABLE_AGAIN, counted=False), "unavailable", {})
         except Exception as error:  # noqa: BLE001 - logged with its place, tried again a few times, then parked
             _log.error("unexpected_error", queue=self._queue, exc_info=error)
+            traces.running().fail(type(error).__name__)
             if self._is_braked(customer, delivery.message.headers.get("ce-id", "")):
                 return Handled(Settle(_BRAKED_AGAIN, counted=False), UNEXPECTED, {})
             if delivery.queue == topics.DEAD_LETTERS:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import orjson
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
-from shared import metrics
+from shared import metrics, traces
 from shared.database import Database, Work, insert_if_absent
 from shared.event import Event, Status
 from shared.sealing import Sealer
@@ -47,6 +47,7 @@ _THIS: Final = (
     assignments.c.service_request_id == bindparam("of_request"),
 )
 _READ: Final = select(assignments).where(*_THIS)
+_ACCEPTED_IN: Final = select(assignments.c.accept_traceparent).where(*_THIS)
 _SELECT: Final = _READ.with_for_update()
 _UPDATE: Final = update(assignments).where(*_THIS)
 _TELL: Final = insert(outbox)
@@ -72,8 +73,11 @@ class Ledger:
         self, customer_id: str, service_request_id: str, transition: Transition, offered: Offered | None = None
     ) -> Step:
         """Apply a transition of one assignment; durable when this returns. Unavailable where it can't be."""
+        here = traces.here()
         return await self._stepped(
-            lambda connection, now: self.step_in(connection, now, customer_id, service_request_id, transition, offered)
+            lambda connection, now: self.step_in(
+                connection, now, customer_id, service_request_id, transition, offered, here
+            )
         )
 
     async def step_with(
@@ -81,10 +85,12 @@ class Ledger:
     ) -> None:
         """In one transaction, do `also`, and where that says True, apply the transition."""
 
+        here = traces.here()
+
         def work(connection: Connection, now: float) -> Step | None:
             if not also(connection, now):
                 return None
-            return self.step_in(connection, now, customer_id, service_request_id, transition)
+            return self.step_in(connection, now, customer_id, service_request_id, transition, None, here)
 
         await self._stepped(work)
 
@@ -99,6 +105,11 @@ class Ledger:
     async def look(self, customer_id: str, service_request_id: str) -> Assignment:
         """What is known of a request; an empty one where nothing is."""
         return await self._database.read(lambda connection: self.peek(connection, customer_id, service_request_id))
+
+    async def accepted_in(self, customer_id: str, service_request_id: str) -> str | None:
+        """The traceparent of the handling that last intended to accept; None where it was not traced."""
+        this = {"of_customer": customer_id, "of_request": service_request_id}
+        return await self._database.read(lambda connection: connection.scalar(_ACCEPTED_IN, this))
 
     async def is_paused(self, customer_id: str) -> bool:
         """Whether nothing may be accepted for this customer now."""
@@ -125,11 +136,13 @@ class Ledger:
         service_request_id: str,
         transition: Transition,
         offered: Offered | None = None,
+        traceparent: str | None = None,
     ) -> Step:
-        """`step`, in a transaction that the caller has begun."""
+        """`step`, in a transaction that the caller has begun; `traceparent` is where the caller is, which the thread of
+        a transaction does not know."""
         known = self._load(connection, customer_id, service_request_id)
         step = transition(known, Inquiry(connection, customer_id, now), now)
-        self._save(connection, known, step, now)
+        self._save(connection, known, step, now, traceparent)
         if offered is not None and step.decision is not None:
             self._keep_offer(connection, offered, step, now)
         self._keep_gaps(connection, step, now)
@@ -163,7 +176,9 @@ class Ledger:
         values["tags"] = tuple(row.tags or ())
         return Assignment(**values)
 
-    def _save(self, connection: Connection, before: Assignment, step: Step, now: float) -> None:
+    def _save(
+        self, connection: Connection, before: Assignment, step: Step, now: float, traceparent: str | None
+    ) -> None:
         known = step.known
         if known != before:
             values = {name: getattr(known, name) for name in _FIELDS}
@@ -172,11 +187,13 @@ class Ledger:
             elif known.request is not None:
                 values["request"] = self._sealer.seal(orjson.dumps(known.request))
             values["tags"] = list(known.tags) or None
+            if step.call is Call.ACCEPT:
+                values["accept_traceparent"] = traceparent
             this = {"of_customer": known.customer_id, "of_request": known.service_request_id}
             connection.execute(_UPDATE, values | this | {"updated_at": now})
         if step.outcomes:
             environment = self._environments.get(known.customer_id, "")
-            messages = [outcome_message(known, outcome, environment, now) for outcome in step.outcomes]
+            messages = [outcome_message(known, outcome, environment, now, traceparent) for outcome in step.outcomes]
             connection.execute(
                 _TELL,
                 [

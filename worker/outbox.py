@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection, Row, and_, bindparam, exists, func, select, update
 
-from shared import metrics, topics
+from shared import metrics, topics, traces
 from shared.broker import Broker, Message
 from shared.database import Database, one_at_a_time
 from shared.errors import Unavailable
@@ -112,7 +112,8 @@ class Outbox:
         for row in rows:
             try:
                 message = Message(row.routing_key, row.headers, self._sealer.open(row.body))
-                await self._broker.publish(topics.OUTCOMES, message, mandatory=False, timeout=_PUBLISH_SECONDS)
+                with traces.passing_on(topics.OUTCOMES, message):
+                    await self._broker.publish(topics.OUTCOMES, message, mandatory=False, timeout=_PUBLISH_SECONDS)
             except CannotOpen as error:
                 _log.error("outcome_not_opened", outcome=row.headers.get("ce-id"), problem=str(error))
                 again = _UNOPENED_SECONDS

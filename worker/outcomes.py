@@ -5,15 +5,18 @@ from typing import Final
 import orjson
 
 from shared.broker import Message
-from shared.topics import rfc3339
+from shared.topics import TRACEPARENT, rfc3339
 from worker.assignment import Assignment, Outcome, State
 
 OUTCOME_TYPE: Final = "com.vectorcare.receiver.assignment."
 _WITHOUT_REQUEST: Final = frozenset({State.LOST, State.DECLINING, State.PROPOSING})  # the minimum necessary
 
 
-def outcome_message(known: Assignment, outcome: Outcome, environment: str, now: float) -> Message:
-    """The message for one outcome of `known`; its id is the same however often it is published."""
+def outcome_message(
+    known: Assignment, outcome: Outcome, environment: str, now: float, traceparent: str | None = None
+) -> Message:
+    """The message for one outcome of `known`; its id is the same however often it is published, and so is the trace
+    that it belongs to."""
     subject = known.service_request_id
     outcome_id = f"{known.customer_id}/{subject}/{outcome.revision}"
     occurred_at = rfc3339(now)
@@ -49,5 +52,6 @@ def outcome_message(known: Assignment, outcome: Outcome, environment: str, now: 
         "ce-subject": subject,
         "ce-time": occurred_at,
         "ce-customerid": known.customer_id,
+        **({TRACEPARENT: traceparent} if traceparent else {}),
     }
     return Message(f"assignment.{outcome.state}.{known.customer_id}", headers, orjson.dumps(body))

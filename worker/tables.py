@@ -43,6 +43,7 @@ assignments: Final = Table(
     Column("asked_by", Text),
     Column("actor", Text),
     Column("tags", JSON(none_as_null=True)),
+    Column("accept_traceparent", Text),
 )
 
 # One row for each customer: its lock, whether it is paused (`*` pauses all), and how often in a row it was refused.

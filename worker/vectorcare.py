@@ -13,7 +13,7 @@ import structlog
 from aiohttp import ClientError
 from yarl import URL
 
-from shared import metrics
+from shared import metrics, traces
 from worker.assignment import Answer, Answered
 from worker.calls import ApiCall
 from worker.customers import Customer
@@ -111,7 +111,9 @@ class VectorCare:
                 return Answer(Answered.NO_TOKEN)
             if time.monotonic() > start_by:
                 return Answer(Answered.NOT_SENT)
-            answer = await self._send(call.method, url, body, bearer, deadline)
+            with traces.calling(call.method, call.suffix, url.host or "", url.port or 0) as span:
+                answer = await self._send(call.method, url, body, bearer, deadline)
+                _traced(span, answer)
             if answer.kind is not Answered.NO_TOKEN:
                 return answer
             token.forget(bearer)
@@ -130,6 +132,12 @@ class VectorCare:
             return Answer(Answered.UNKNOWN if broken.sent else Answered.NOT_SENT)
         except (TimeoutError, ClientError):
             return Answer(Answered.UNKNOWN)
+
+
+def _traced(span: traces.Span, answer: Answer) -> None:
+    span.say(answer=answer.kind.value, http_status=answer.status)
+    if answer.kind is not Answered.TAKEN:
+        span.fail(str(answer.status or answer.kind.value))
 
 
 async def _as_far_as_it_comes(response: aiohttp.ClientResponse) -> bytes:

@@ -51,7 +51,7 @@ def test_every_setting_is_documented_and_nothing_else() -> None:
     limits = {f"limits.{name}" for name in settings_of(Limits)}
     parts = {
         f"[{name}]": settings_of(type(getattr(Settings(), name)))
-        for name in ("ingress", "worker", "broker", "store", "client", "notify")
+        for name in ("ingress", "worker", "broker", "store", "client", "notify", "traces")
     }
     parts["[ingress]"] = parts["[ingress]"] - {"spool"} | {f"spool.{name}" for name in settings_of(SpoolSettings)}
     parts["[[subscriptions]]"] = settings_of(Subscription)
