@@ -13,8 +13,8 @@ from tests.crowd.houses import LARGE, built, loaded
 from tests.crowd.numbers import FULL, quantile, show, times_to_accept
 from tests.processes import Home
 
-RATE, NEIGHBOURS_RATE = 50, 25  # offers a second
-SECONDS: Final = 8 if FULL else 4
+RATE, NEIGHBOURS_RATE = 25, 15  # offers a second
+SECONDS: Final = 12
 MORE: Final = 1.2
 NOISE: Final = 0.015  # seconds: what two cores that also play VectorCare, RabbitMQ and PostgreSQL add by chance
 ROLES: Final = (("broadcast-received",), ("broadcast-accepted", "lifecycle"))

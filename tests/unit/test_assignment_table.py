@@ -84,7 +84,7 @@ CALLS: Mapping[str, Step] = {
     "accept, overtaken by UNAVAILABLE": replace(
         INTENDED, known=assignment.ended(INTENDED.known, webhook(20, "UNAVAILABLE"), rules=RULES).known
     ),
-    "accept, given up while it hung": replace(INTENDED, known=call_forgotten(INTENDED.known, RULES)),
+    "accept, given up while it hung": replace(INTENDED, known=call_forgotten(INTENDED.known)),
     "decline": DECLINING,
     "propose": PROPOSING,
 }

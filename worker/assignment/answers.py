@@ -7,7 +7,7 @@ from typing import Final
 from shared.event import Event, Status
 from worker.assignment.offers import unconfirmed
 from worker.assignment.telling import decider, tell, without_intent
-from worker.assignment.time import MOST_ATTEMPTS, backoff, left, uncertain_from
+from worker.assignment.time import MOST_ATTEMPTS, backoff, left
 from worker.assignment.values import (
     PERMISSION_DENIED,
     WITHOUT_EFFECT,
@@ -93,14 +93,14 @@ def _accept_answered(
     now: float,
 ) -> Step:
     """Unknown or refused: a refusal is a lost race only where nothing uncertain came before it."""
-    if answer.kind is Answered.UNKNOWN:
-        known = replace(known, uncertain_since=uncertain_from(known, rules, now))
-        return Step(known, "accept_unknown", settle=_watch(known, rules, intent_id, attempts, now))
-    if known.uncertain_since is not None:
+    unknown = answer.kind is Answered.UNKNOWN
+    if unknown or known.uncertain_since is not None:
         # Perhaps it is we who have it: a refusal after an accept that may have been taken proves nothing.
+        known = replace(known, uncertain_since=known.uncertain_since or now)
         if left(known, rules, now) <= 0:
             return unconfirmed(known, event)
-        return Step(known, "refused_while_unknown", settle=_watch(known, rules, intent_id, attempts, now))
+        note = "accept_unknown" if unknown else "refused_while_unknown"
+        return Step(known, note, settle=_watch(known, rules, intent_id, attempts, now))
     if answer.kind is Answered.GONE and answer.code == PERMISSION_DENIED and refusals() >= MOST_REFUSALS:
         return _not_permitted(known, event, attempts)
     known = replace(known, settled=known.newest)

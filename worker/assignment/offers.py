@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from shared.event import Event
 from worker.assignment.telling import decider, described, heard, tell, without_intent
-from worker.assignment.time import BACKOFF, LOOK_AGAIN, backoff, is_over, left, uncertain_from
+from worker.assignment.time import BACKOFF, LOOK_AGAIN, backoff, is_over, left
 from worker.assignment.values import (
     Assignment,
     Call,
@@ -43,7 +43,7 @@ def offered(
     if known.intent_call is not None and now < known.intent_deadline:
         wait = min(known.intent_deadline - now, LOOK_AGAIN)
         return Step(known, "call_under_way", settle=Settle(wait, counted=False))
-    known = call_forgotten(known, rules)
+    known = call_forgotten(known)
     if known.ours:
         return _while_ours(known, event, attempts, intent_id)
     if order.is_same(known.settled):
@@ -93,14 +93,14 @@ def unconfirmed(known: Assignment, event: Event | None) -> Step:
     return replace(step, opens=(Gap.ANSWER,))
 
 
-def call_forgotten(known: Assignment, rules: Rules) -> Assignment:
+def call_forgotten(known: Assignment) -> Assignment:
     """The process that was making a call is gone: an accept may have been taken, a proposal counts as made, a decline
     does no harm twice."""
     if known.intent_call is None:
         return known
     since = known.uncertain_since
-    if known.intent_call is Call.ACCEPT:
-        since = uncertain_from(known, rules, known.intent_deadline)
+    if known.intent_call is Call.ACCEPT and since is None:
+        since = known.intent_deadline
     proposals = known.proposals + (known.intent_call is Call.PROPOSE)
     return replace(without_intent(known), uncertain_since=since, proposals=proposals)
 

@@ -51,7 +51,7 @@ def wished(
     if known.intent_call is not None and now < known.intent_deadline:
         wait = min(known.intent_deadline - now, LOOK_AGAIN)
         return Step(known, "call_under_way", settle=Settle(wait, counted=False))
-    known = call_forgotten(known, rules)
+    known = call_forgotten(known)
     if began and (ending := _came_to_an_end(known, wish, rules, now)):
         return ending
     if not began and (refusal := _refusal(known, wish, now)):

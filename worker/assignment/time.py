@@ -24,14 +24,6 @@ def left(known: Assignment, rules: Rules, now: float) -> float:
     return (known.uncertain_since or now) + rules.confirm_within - now
 
 
-def uncertain_from(known: Assignment, rules: Rules, sent_at: float) -> float:
-    """Since when an accept's effect is not known, with one more that was sent at `sent_at`: since the first, unless
-    nothing was to be expected of that one any more."""
-    if known.uncertain_since is None or left(known, rules, sent_at) <= 0:
-        return sent_at
-    return known.uncertain_since
-
-
 def is_over(known: Assignment, now: float) -> bool:
     """Whether the pickup's time has passed, so that nothing is accepted unasked any more."""
     return known.pickup_at is not None and known.pickup_at <= now
