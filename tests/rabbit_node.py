@@ -18,7 +18,7 @@ from pathlib import Path
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 CTL = SERVER.with_name("rabbitmqctl")
 _ROOT = os.environ.get("RECEIVER_TEST_RABBITMQ_ROOT")
-# The mounts are of a namespace of the command's own and go with it; each step is an exec, so that its pid stays its own.
+# The mounts are of a namespace of the command's own and end with it. Each step is an exec: the command keeps its pid.
 _ENTER = """
 mount -t tmpfs tmpfs "$1/tmp" && mount --bind /proc "$1/proc" && mount --bind /dev "$1/dev" &&
 mkdir -p "$1$2" && mount --bind "$2" "$1$2" && root=$1 && shift 2 && exec chroot "$root" "$@"
