@@ -5,7 +5,7 @@ usage() {
     cat <<END
 Usage: sh tests/rabbitmq_root.sh VERSION FOLDER
 
-Builds with debootstrap, as root, from the mirror that apt uses here, a small Debian with RabbitMQ in FOLDER (400 MB, a minute or so).
+Builds with debootstrap, as root, from the mirror that apt uses here, a small Debian with RabbitMQ in FOLDER (300 MB, a minute or so).
 VERSION: 4.0 (Debian's trixie) or 4.3 (forky). Then, for any of the tests:
 
     RECEIVER_TEST_RABBITMQ_ROOT=FOLDER make test
