@@ -18,7 +18,7 @@ COPY shared shared
 COPY worker worker
 RUN /tools/bin/python -m build --wheel --no-isolation --outdir /wheel \
     && /app/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps /wheel/*.whl \
-    && /app/bin/pip uninstall --yes --quiet pip
+    && /app/bin/pip uninstall --yes --quiet setuptools pip
 
 FROM ${BASE}
 RUN useradd --uid 10001 --no-log-init --home-dir /var/lib/receiver --create-home receiver

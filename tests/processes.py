@@ -1,7 +1,9 @@
 """Receivers as real processes, configured against a sandbox, with their logs and their health."""
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import socket
 import sys
@@ -19,11 +21,13 @@ _CLEAN = {name: value for name, value in os.environ.items() if not name.startswi
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as each:
-        each.bind(("127.0.0.1", 0))
-        port: int = each.getsockname()[1]
-        return port
+    """A port that nobody listens on now, below those from 32768 up, which Linux gives to outgoing connections: one of
+    them could have it by the time that it is listened on."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with contextlib.suppress(OSError), socket.socket() as each:
+            each.bind(("127.0.0.1", port))
+            return port
 
 
 class Home:

@@ -1,4 +1,7 @@
-"""A private RabbitMQ node for the tests: its own ports, cookie and folders, on loopback, gone afterwards."""
+"""A private RabbitMQ node for the tests: its own ports, cookie and folders, on loopback, gone afterwards.
+
+It is the machine's RabbitMQ, or that of the root that RECEIVER_TEST_RABBITMQ_ROOT names (`tests/rabbitmq_root.sh`).
+"""
 
 import contextlib
 import os
@@ -14,16 +17,22 @@ from pathlib import Path
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 CTL = SERVER.with_name("rabbitmqctl")
+_ROOT = os.environ.get("RECEIVER_TEST_RABBITMQ_ROOT")
+# The mounts are of a namespace of the command's own and end with it. Each step is an exec: the command keeps its pid.
+_ENTER = """
+mount -t tmpfs tmpfs "$1/tmp" && mount --bind /proc "$1/proc" && mount --bind /dev "$1/dev" &&
+mkdir -p "$1$2" && mount --bind "$2" "$1$2" && root=$1 && shift 2 && exec chroot "$root" "$@"
+"""
 _START_SECONDS = 90.0
 
 
 class Epmd:
     """The name server of one node, or of the nodes of one cluster."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         (self.port,) = _free_ports(1)
         self._process = subprocess.Popen(
-            ["epmd", "-port", str(self.port), "-address", "127.0.0.1"],
+            _command(folder, "epmd", "-port", str(self.port), "-address", "127.0.0.1"),
             env={"PATH": os.environ["PATH"]},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -65,7 +74,11 @@ class Node:
         """Start the node."""
         with (self._folder / "out.log").open("ab") as log:
             self._server = subprocess.Popen(
-                [str(SERVER)], env=self._environment, stdout=log, stderr=log, start_new_session=True
+                _command(self._folder, str(SERVER)),
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def await_ready(self) -> None:
@@ -94,7 +107,12 @@ class Node:
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl."""
         run = subprocess.run(
-            [str(CTL), *arguments], env=self._environment, capture_output=True, text=True, check=True, timeout=60
+            _command(self._folder, str(CTL), *arguments),
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
         )
         return run.stdout
 
@@ -155,14 +173,16 @@ class Node:
 
 
 def is_installed() -> bool:
-    """Whether this machine has what a private node needs."""
+    """Whether this machine, or the root that is named, has what a private node needs."""
+    if _ROOT:
+        return Path(f"{_ROOT}{SERVER}").exists()
     return SERVER.exists() and shutil.which("epmd") is not None
 
 
 @contextlib.contextmanager
 def running_node() -> Iterator[Node]:
     """A node of one's own for as long as the block lasts."""
-    with contextlib.closing(Epmd()) as epmd, tempfile.TemporaryDirectory(prefix="rabbit-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rabbit-") as folder, contextlib.closing(Epmd(Path(folder))) as epmd:
         node = Node(Path(folder), epmd)
         try:
             node.start()
@@ -174,7 +194,7 @@ def running_node() -> Iterator[Node]:
 @contextlib.contextmanager
 def running_cluster(count: int = 3) -> Iterator[list[Node]]:
     """A cluster of one's own for as long as the block lasts; up after about 20 s."""
-    with contextlib.closing(Epmd()) as epmd, tempfile.TemporaryDirectory(prefix="rabbit-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rabbit-") as folder, contextlib.closing(Epmd(Path(folder))) as epmd:
         nodes = []
         for number in range(count):
             own = Path(folder) / str(number)
@@ -192,6 +212,11 @@ def running_cluster(count: int = 3) -> Iterator[list[Node]]:
         finally:
             for node in nodes:
                 node.close()
+
+
+def _command(folder: Path, *command: str) -> list[str]:
+    """A command that sees this folder, in the root if one is named, which wants the rights of root."""
+    return ["unshare", "--mount", "sh", "-c", _ENTER, "sh", _ROOT, str(folder), *command] if _ROOT else [*command]
 
 
 def _free_ports(count: int) -> list[int]:

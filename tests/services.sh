@@ -2,7 +2,7 @@
 # Makes sure that the tests find a RabbitMQ, a PostgreSQL and promtool: installed ones, or Debian's packages.
 set -eu
 missing=""
-[ -n "${RECEIVER_TEST_AMQP_URL:-}" ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="rabbitmq-server"
+[ -n "${RECEIVER_TEST_AMQP_URL:-}${RECEIVER_TEST_RABBITMQ_ROOT:-}" ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="rabbitmq-server"
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
 command -v promtool >/dev/null || missing="$missing prometheus" # judges the alert rules
 if [ -z "$missing" ]; then

@@ -112,6 +112,14 @@ SPECS: Final[Mapping[tuple[str, str], Schema]] = {
         defaultQueueType=one_of("quorum", "classic", "stream"),
         rabbitmqClusterReference=_CLUSTER,
     ),
+    ("rabbitmq.com/v1beta1", "Exchange"): table(
+        "name vhost type durable rabbitmqClusterReference",
+        name=TEXT,
+        vhost=TEXT,
+        type=one_of("direct", "fanout", "headers", "topic"),
+        durable=YES_NO,
+        rabbitmqClusterReference=_CLUSTER,
+    ),
     ("rabbitmq.com/v1beta1", "Policy"): table(
         "name vhost pattern applyTo definition rabbitmqClusterReference",
         name=TEXT,

@@ -370,6 +370,13 @@ def test_rabbitmq_users_have_the_rights_that_their_work_needs_and_no_more() -> N
         assert matches(rights["receiver-worker"]["configure"], subscription["name"])
 
 
+def test_an_exchange_whose_keys_are_limited_is_made_beside_its_limits_as_the_receiver_declares_it() -> None:
+    exchanges = [each["spec"] for each in of_kind("production", "Exchange")]
+    limited = {each["spec"]["permissions"]["exchange"] for each in of_kind("production", "TopicPermission")}
+    assert {each["name"] for each in exchanges} == limited <= {*topics.topology().exchanges}
+    assert {(each["vhost"], each["type"], each["durable"]) for each in exchanges} == {("vectorcare", "topic", True)}
+
+
 def test_policies_of_rabbitmq_meet_the_queues_that_they_are_meant_for() -> None:
     patterns = {each["metadata"]["name"]: each["spec"]["pattern"] for each in of_kind("production", "Policy")}
     for queue in topics.topology().queues:
