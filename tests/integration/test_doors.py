@@ -16,8 +16,6 @@ import aiohttp
 import orjson
 import pytest
 from aiohttp import web
-from cloudevents.core.formats.json import JSONFormat
-from cloudevents.core.v1.event import CloudEvent
 from sqlalchemy import insert, select, update
 
 from shared.broker import Message
@@ -26,8 +24,9 @@ from shared.engine import Engine
 from shared.postgresql import PostgreSQL
 from shared.sealing import Sealer
 from shared.settings import NotifySettings, Subscription
+from tests import witness
 from tests.brokers import embedded, until
-from tests.schemas import VALIDATORS, document, validator
+from tests.schemas import document
 from worker import app as workers
 from worker import client_api, told
 from worker.acknowledging import Missing
@@ -35,7 +34,7 @@ from worker.client_api import Door
 from worker.notify import Notifier
 from worker.outbox import Outbox
 from worker.parked import Wanted, found
-from worker.push import GIVE_UP, Pusher, delay, push_again
+from worker.push import GIVE_UP, Pusher, delay, push_again, signature
 from worker.tables import outbox, parked, pushes
 from worker.told import Log
 
@@ -119,6 +118,8 @@ class Hook:
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.read()
         self.asked.append((dict(request.headers), body))
+        if "webhook-id" in request.headers:
+            witness.push(dict(request.headers), body)
         status = await self.script(request, body)
         if 200 <= status < 300:
             self.taken.append(request.headers["webhook-id"])
@@ -164,6 +165,31 @@ async def test_a_push_is_the_message_itself_signed_after_standard_webhooks(tmp_p
         expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
         assert headers["webhook-signature"] == f"v1,{expected}"
         assert cad.taken == ["acme/VC-1/1", "acme/VC-2/1"]
+
+
+async def test_any_id_of_a_command_travels_in_a_push_s_headers_as_cloudevents_says(tmp_path: Path) -> None:
+    told = document("command-result-1")["examples"][0] | {"id": '100%20 "sure" '}
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": f"acme/command/{told['id']}",
+        "ce-type": "com.vectorcare.receiver.command.refused",
+        "ce-source": "/customers/acme",
+        "ce-subject": told["service_request_id"],
+        "ce-time": told["occurred_at"],
+        "ce-customerid": "acme",
+    }
+    async with hook(takes) as cad:
+        mine = pushed(cad.url)
+        async with house(tmp_path, [mine]) as at:
+            pusher = Pusher(mine, at.store, at.log, at.outbox.told)
+            await at.tell(Message("command.refused.acme", headers, orjson.dumps(told)))
+            await until(lambda: len(cad.asked) == 1, 10)
+            await pusher.stop()
+    sent, body = cad.asked[0]
+    assert sent["ce-id"] == "acme/command/100%2520%20%22sure%22%20"
+    assert sent["webhook-signature"] == signature(
+        mine.key or b"", sent["webhook-id"], int(sent["webhook-timestamp"]), body
+    )
 
 
 async def test_a_refused_event_holds_back_its_request_and_no_other(tmp_path: Path) -> None:
@@ -255,13 +281,7 @@ async def call(
         session.request(method, url, data=None if body is None else orjson.dumps(body)) as response,
     ):
         answer: dict[str, Any] = await response.json()
-        contract = document("client-openapi")
-        path = "/v1/events" if "/v1/events" in url else "/v1/commands"
-        if url.count("/") > 4:
-            path += "/{customer_id}/{id}"
-        found = contract["paths"][path][method.lower()]["responses"][str(response.status)]
-        schema = {**found["content"]["application/json"]["schema"], "components": contract["components"]}
-        validator(schema).validate(answer)
+        witness.answer(method, response.url.path, response.status, answer)
         return response.status, answer
 
 
@@ -277,9 +297,6 @@ async def test_a_cursor_gives_each_event_of_ones_own_customers_once_and_in_order
             assert status == 200
             cursor = page["cursor"]
             seen += [event["id"] for event in page["events"]]
-            for event in page["events"]:
-                VALIDATORS["event"].validate(event)
-                assert JSONFormat().read(CloudEvent, orjson.dumps(event)).get_id() == event["id"]
         assert sorted(seen) == sorted(f"acme/VC-{number}/1" for number in range(1, 300, 2))
         assert (await call(f"{url}/v1/events?after={cursor}"))[1] == {"events": [], "cursor": cursor}
 
