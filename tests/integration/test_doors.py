@@ -5,8 +5,6 @@ import base64
 import contextlib
 import hashlib
 import hmac
-import socketserver
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +21,10 @@ from shared.database import Database
 from shared.engine import Engine
 from shared.postgresql import PostgreSQL
 from shared.sealing import Sealer
-from shared.settings import NotifySettings, Subscription
+from shared.settings import Subscription
 from tests import witness
 from tests.brokers import embedded, until
+from tests.mail import office, told_to
 from tests.schemas import document
 from worker import app as workers
 from worker import client_api, told
@@ -377,55 +376,25 @@ async def test_a_cursor_older_than_what_is_kept_is_told_so_and_the_present_is_ne
         assert (await call(f"{url}/v1/events?after=0"))[0] == 200
 
 
-class Mail(socketserver.StreamRequestHandler):
-    """The least of an SMTP server."""
-
-    def handle(self) -> None:
-        self.wfile.write(b"220 here\r\n")
-        data = False
-        for line in self.rfile:
-            self.server.lines.append(line.decode().strip())  # type: ignore[attr-defined]
-            if data:
-                data = line != b".\r\n"
-                self.wfile.write(b"" if data else b"250 ok\r\n")
-                continue
-            data = line.upper().startswith(b"DATA")
-            self.wfile.write(b"354 go\r\n" if data else b"250 ok\r\n")
-            if line.upper().startswith(b"QUIT"):
-                return
-
-
 async def test_notices_go_out_by_mail_and_by_webhook_without_patient_data(tmp_path: Path) -> None:
-    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mail)
-    server.lines = []  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     async with hook(takes) as cad:
-        settings = NotifySettings.model_validate(
-            {
-                "webhook_url": cad.url,
-                "smtp_host": "127.0.0.1",
-                "smtp_port": server.server_address[1],
-                "smtp_tls": "none",
-                "to": ["night@house.example"],
+        with office("none") as mails:
+            settings = told_to(mails.port, "none", webhook_url=cad.url, smtp_user=None, smtp_password=None)
+            notifier = Notifier(settings)
+            body = document("assignment-1")["examples"][0] | {
+                "state": "held",
+                "request": {"patient_last_name": "Canary", "pickup_date_time": "2999-01-01T00:00:00Z"},
             }
-        )
-        notifier = Notifier(settings)
-        body = document("assignment-1")["examples"][0] | {
-            "state": "held",
-            "request": {"patient_last_name": "Canary", "pickup_date_time": "2999-01-01T00:00:00Z"},
-        }
-        notifier.outcome(Message("assignment.held.acme", {}, orjson.dumps(body)))
-        notifier.unacknowledged(Missing("acme", "VC-1"))
-        await until(lambda: len(cad.asked) == 2, 10)
-        await notifier.stop()
-    server.shutdown()
-    server.server_close()
+            notifier.outcome(Message("assignment.held.acme", {}, orjson.dumps(body)))
+            notifier.unacknowledged(Missing("acme", "VC-1"))
+            await until(lambda: len(cad.asked) == 2 and len(mails.mails) == 2, 10)
+            await notifier.stop()
     texts = sorted(orjson.loads(body)["text"] for _, body in cad.asked)
     assert texts[0].startswith("acme: 1 offer held, pickup in ")
     assert texts[1] == "acme: 1 trip is in no dispatch system"
-    mails = "\n".join(server.lines)  # type: ignore[attr-defined]
-    assert "Subject: acme: 1 offer held" in mails
-    assert "Canary" not in mails + "".join(texts)
+    written = "".join(text for _, text in mails.mails)
+    assert "Subject: acme: 1 offer held" in written
+    assert "Canary" not in written + "".join(texts)
 
 
 @pytest.mark.parametrize(
