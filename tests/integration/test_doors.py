@@ -5,8 +5,8 @@ import base64
 import contextlib
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from shared.sealing import Sealer
 from shared.settings import Subscription
 from tests import witness
 from tests.brokers import embedded, until
+from tests.hooks import hook, takes
 from tests.mail import office, told_to
 from tests.schemas import document
 from worker import app as workers
@@ -100,46 +101,6 @@ async def house(
         finally:
             await publisher.stop(5)
     await store.close()
-
-
-Script = Callable[[web.Request, bytes], Awaitable[int]]
-
-
-@dataclass
-class Hook:
-    """A subscriber's server: what it took, and how it answers."""
-
-    script: Script
-    url: str = ""
-    taken: list[str] = field(default_factory=list)
-    asked: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-
-    async def handle(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        self.asked.append((dict(request.headers), body))
-        if "webhook-id" in request.headers:
-            witness.push(dict(request.headers), body)
-        status = await self.script(request, body)
-        if 200 <= status < 300:
-            self.taken.append(request.headers["webhook-id"])
-        return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 307 else {})
-
-
-@contextlib.asynccontextmanager
-async def hook(script: Script) -> AsyncIterator[Hook]:
-    each = Hook(script)
-    app = web.Application()
-    app.add_routes([web.post("/{path:.*}", each.handle)])
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    each.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-    yield each
-    await runner.cleanup()
-
-
-async def takes(_: web.Request, __: bytes) -> int:
-    return 200
 
 
 def pushed(url: str, name: str = "cad", **more: Any) -> Subscription:
