@@ -150,9 +150,9 @@ class Intake:
             _log.error("not_noted", queue=self._queue, exc_info=error)
 
     async def _handle_in_place(self, delivery: Delivery, customer: str) -> None:
-        waited = topics.seconds_since_received(delivery.message.headers, time.time())
-        if waited is not None and delivery.attempts == 0:
-            metrics.QUEUE_WAIT.labels(self._queue).observe(waited)
+        received = topics.received_at(delivery.message.headers)
+        if received is not None and delivery.attempts == 0:
+            metrics.QUEUE_WAIT.labels(self._queue).observe(max(0.0, time.time() - received))
         started = time.perf_counter()
         handled = await self._outcome(delivery, customer)
         seconds = time.perf_counter() - started
