@@ -30,7 +30,7 @@ lint: $(INSTALLED) ## Style, types, layers, dependencies
 	@$(BIN)/lint-imports
 	@$(BIN)/deptry . 2>&1
 
-manifests: $(INSTALLED) $(TOOLS)/.installed ## Build every overlay of k8s/ and hold each object to its schema
+manifests: $(INSTALLED) $(TOOLS)/.installed ## Hold every object of k8s/, the compose file and the AsyncAPI document to their schemas
 	@MANIFEST_TOOLS=$(TOOLS) $(BIN)/pytest -q tests/manifests
 
 rules: ## Make the Kubernetes object of the alert rules from monitoring/alerts.yaml

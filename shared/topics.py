@@ -54,23 +54,22 @@ def rfc3339(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def seconds_since_received(headers: Mapping[str, str], now: float) -> float | None:
-    """How long ago the ingress received a webhook; None where the headers do not say."""
+def received_at(headers: Mapping[str, str]) -> float | None:
+    """When the ingress received a webhook, Unix seconds; None where the headers do not say."""
     try:
-        received = datetime.fromisoformat(headers["ce-receivedtime"])
-        return max(0.0, now - received.timestamp())
+        return datetime.fromisoformat(headers["ce-receivedtime"]).timestamp()
     except (KeyError, ValueError):
         return None
 
 
-def webhook_message(webhook: Event | Unreadable, received_at: float, traceparent: str | None = None) -> Message:
+def webhook_message(webhook: Event | Unreadable, received: float, traceparent: str | None = None) -> Message:
     """The message for a verified webhook: CloudEvents headers around the exact signed bytes. `traceparent` is the
     context of our own span (`shared.traces`), never what the sender's request said."""
     headers = {
         "ce-specversion": "1.0",
         "ce-source": f"/customers/{webhook.customer_id}",
         "ce-customerid": webhook.customer_id,
-        "ce-receivedtime": rfc3339(received_at),
+        "ce-receivedtime": rfc3339(received),
         "ce-signature": webhook.verified.signature,
         **({TRACEPARENT: traceparent} if traceparent else {}),
     }

@@ -5,11 +5,12 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from shared import logs
-from tests import postgres_server, rabbit_node
+from tests import postgres_server, rabbit_node, witness
 
 
 @pytest.fixture(scope="session")
@@ -61,17 +62,21 @@ def postgres() -> Iterator[postgres_server.Server]:
 
 
 @pytest.fixture
-def postgres_url(postgres: postgres_server.Server) -> str:
-    """An empty database of this test's own."""
+def postgres_url(postgres: postgres_server.Server) -> Iterator[str]:
+    """An empty database of this test's own. What was told from it is held to what is published."""
     name = f"test_{uuid.uuid4().hex}"
     postgres.sql(f"CREATE DATABASE {name}")
-    return postgres.url_of(name)
+    url = postgres.url_of(name)
+    yield url
+    witness.database(postgres, url)
 
 
 @pytest.fixture
 def mortal_postgres() -> Iterator[postgres_server.Server]:
-    """A server of this test's own, to be paused and killed."""
-    yield from _server()
+    """A server of this test's own, to be paused and killed. What was told from it is held to what is published."""
+    for server in _server():
+        yield server
+        witness.database(server, server.url)
 
 
 def _server() -> Iterator[postgres_server.Server]:
@@ -89,6 +94,17 @@ class CurrentStderr(io.StringIO):
 
     def flush(self) -> None:
         sys.stderr.flush()
+
+
+@pytest.fixture(autouse=True)
+def _all_that_was_told_is_as_published(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test's consumers heard, and whatever its stores keep of what was told by any process, is held to what
+    is published."""
+    folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    witness.raise_wrongs()
+    if folder is not None:
+        witness.folder(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -78,6 +78,13 @@ class Server:
         for pid in self._pids():
             os.kill(pid, signal.SIGCONT)
 
+    def restore(self) -> None:
+        """Have it answer, whatever was done to it."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+        else:
+            self.resume()
+
     def close(self) -> None:
         """Stop it."""
         if self._process is not None and self._process.poll() is None:

@@ -137,8 +137,11 @@ async def start(
     for role in roles:
         for queue, handle in ROLES[role].items():
             handler = functools.partial(handle, desk)
-            of = {"customer_of": commands.customer_of} if queue == topics.COMMANDS_QUEUE else {}
-            intake = Intake(queue, handler, part.in_flight_per_customer, frozenset(customers), **of)
+            intake = Intake(queue, handler, part.in_flight_per_customer, frozenset(customers))
+            if queue == topics.COMMANDS_QUEUE:
+                note = functools.partial(commands.note, desk)
+                at_a_time = part.in_flight_per_customer
+                intake = Intake(queue, handler, at_a_time, frozenset(customers), commands.customer_of, note)
             await intake.start(broker, part.prefetch)
             intakes.append(intake)
     doors = None

@@ -4,7 +4,7 @@ import functools
 import time
 import uuid
 
-from shared import metrics
+from shared import metrics, topics
 from shared.broker import Delivery
 from shared.event import Event, Status
 from worker import assignment
@@ -12,7 +12,7 @@ from worker.assignment import Assignment, Counsel, Particulars, Step
 from worker.calling import Errand, carry_out
 from worker.consume import Handled
 from worker.customers import Customer
-from worker.desk import Desk, handled, received_at
+from worker.desk import Desk, handled
 from worker.facts import NOTHING_KNOWN, Facts
 from worker.inquiry import UNSEEN, Inquiry
 from worker.ledger import Offered
@@ -42,7 +42,7 @@ async def handle(desk: Desk, delivery: Delivery) -> Handled:
             now=now,
         )
 
-    received = received_at(delivery)
+    received = topics.received_at(delivery.message.headers)
     step = await desk.hear(event, offered, Offered(event, received, customer.mode, lambda: hearing.facts))
     if step.decision is not None:
         rule = step.decision.rule or "default"

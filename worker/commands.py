@@ -73,6 +73,17 @@ async def handle(desk: Desk, delivery: Delivery) -> Handled:
     return Handled(settle, "come_again" if settle.after is not None else "has_a_result", ids)
 
 
+async def note(desk: Desk, delivery: Delivery) -> None:
+    """Write down a report that can't be worked on yet, so that no later one of its trip goes out before it."""
+    word, _, customer_id = delivery.message.routing_key.partition(".")
+    if customer_id not in desk.customers or word not in progress.KINDS:
+        return
+    found = command.read(word, customer_id, delivery.message.body)
+    if isinstance(found, Command):
+        await desk.ledger.transact(lambda connection, now: _take(connection, now, desk, found, delivery.attempts))
+        desk.outbox.publish_soon()
+
+
 def _take(connection: Connection, now: float, desk: Desk, found: Command | Malformed, attempts: int) -> Taken:
     """The command's row, and what follows from it: it has a result, somebody else works on it, or it is ours to do."""
     insert_if_absent(connection, commands, _row(desk, found, now))

@@ -42,13 +42,18 @@ def _customer_of(message: Message) -> str:
     return message.headers.get("ce-customerid", "")
 
 
+async def _nothing(_: Delivery) -> None:
+    pass
+
+
 async def _hand_back(delivery: Delivery) -> None:
     with contextlib.suppress(DeliveryLost, Unavailable):  # then it comes again when its lease or channel ends
         await delivery.retry(0, counted=False)
 
 
 class Intake:
-    """One queue's deliveries, each handled in a task of its own; `stop` waits for those in hand.
+    """One queue's deliveries, each handled in a task of its own; `stop` waits for those in hand. `note` writes down
+    what has to wait for its turn, where its order matters.
 
     Braked (`worker.brake`), it takes nothing, and tries one delivery after a pause that grows until one succeeds.
     """
@@ -60,11 +65,13 @@ class Intake:
         in_flight_per_customer: int,
         known: frozenset[str],
         customer_of: Callable[[Message], str] = _customer_of,
+        note: Callable[[Delivery], Awaitable[None]] = _nothing,
     ) -> None:
         self._queue = queue
         self._handler = handler
         self._known = known
         self._customer_of = customer_of
+        self._note = note
         self._limit = in_flight_per_customer
         self._lanes: dict[str, Lane] = {}
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
@@ -125,6 +132,8 @@ class Intake:
         customer = self._customer_of(delivery.message)
         customer = customer if customer in self._known else "unknown"
         lane = self._lanes.setdefault(customer, Lane(self._limit))
+        if lane.is_full:
+            await self._note_waiting(delivery)
         async with lane.place() as has_place:
             if not has_place:
                 # This customer's calls hang: its deliveries must not fill the prefetch that all customers share.
@@ -133,10 +142,18 @@ class Intake:
             with traces.handling(self._queue, delivery.message, delivery.attempts) as span:
                 await self._handle_in_place(delivery, customer, span)
 
+    async def _note_waiting(self, delivery: Delivery) -> None:
+        try:
+            await self._note(delivery)
+        except Unavailable:
+            return  # its turn will say so
+        except Exception as error:  # noqa: BLE001 - its turn will meet it again, and count it
+            _log.error("not_noted", queue=self._queue, exc_info=error)
+
     async def _handle_in_place(self, delivery: Delivery, customer: str, span: traces.Span) -> None:
-        waited = topics.seconds_since_received(delivery.message.headers, time.time())
-        if waited is not None and delivery.attempts == 0:
-            metrics.QUEUE_WAIT.labels(self._queue).observe(waited)
+        received = topics.received_at(delivery.message.headers)
+        if received is not None and delivery.attempts == 0:
+            metrics.QUEUE_WAIT.labels(self._queue).observe(max(0.0, time.time() - received))
         started = time.perf_counter()
         handled = await self._outcome(delivery, customer)
         seconds = time.perf_counter() - started

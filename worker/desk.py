@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 import structlog
 
@@ -99,11 +98,3 @@ def handled(event: Event, step: Step) -> Handled:
     """The end of handling an event."""
     named = {name: value for name, value in ids(event).items() if name != "customer"}
     return Handled(step.settle, step.note, named)
-
-
-def received_at(delivery: Delivery) -> float | None:
-    """When the ingress received this webhook, Unix seconds; None where the header does not say."""
-    try:
-        return datetime.fromisoformat(delivery.message.headers["ce-receivedtime"]).timestamp()
-    except (KeyError, ValueError):
-        return None

@@ -22,6 +22,11 @@ class Lane:
         self._moved_at = 0.0  # when the lane got full, or last finished something since
         self._usual = 0.0  # seconds that a delivery holds its place
 
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever comes now would have to wait."""
+        return self._free == 0
+
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[bool]:
         """Hold a place while the block runs; False where there is none, and none is to be expected soon."""

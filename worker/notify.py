@@ -192,10 +192,13 @@ def _mail(settings: NotifySettings, sentence: str) -> None:
     mail["From"] = settings.sender
     mail["To"] = ", ".join(settings.to)
     mail.set_content(f"{sentence}\n")
-    kind = smtplib.SMTP_SSL if settings.smtp_tls == "tls" else smtplib.SMTP
-    with kind(settings.smtp_host, settings.smtp_port, timeout=_SEND_SECONDS) as server:
+    verifying = ssl.create_default_context()  # smtplib's own takes anybody's certificate
+    connect: Callable[..., smtplib.SMTP] = smtplib.SMTP
+    if settings.smtp_tls == "tls":
+        connect = functools.partial(smtplib.SMTP_SSL, context=verifying)
+    with connect(settings.smtp_host, settings.smtp_port, timeout=_SEND_SECONDS) as server:
         if settings.smtp_tls == "starttls":
-            server.starttls(context=ssl.create_default_context())
+            server.starttls(context=verifying)
         if settings.smtp_user is not None and settings.smtp_password is not None:
             server.login(settings.smtp_user, settings.smtp_password.get_secret_value())
         server.send_message(mail)

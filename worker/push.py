@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import time
 from typing import Any, Final
+from urllib.parse import quote
 
 import aiohttp
 import structlog
@@ -38,6 +39,7 @@ _LONGEST_DELAY: Final = 1800.0
 GIVE_UP: Final = 72 * 3600.0
 ORIGIN: Final = "push:"  # and the subscription's name: where a parked push came from
 _EXPIRED: Final = "push_not_taken"
+_AS_IT_IS: Final = "".join(map(chr, range(0x21, 0x7F))).translate({ord('"'): None, ord("%"): None})
 
 _log = structlog.get_logger("push")
 
@@ -46,6 +48,11 @@ def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     """Standard Webhooks' v1: HMAC-SHA256 over id, timestamp and body."""
     digest = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
     return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def header(value: str) -> str:
+    """A value as CloudEvents has it in HTTP's headers: a command's id may hold what is percent-encoded there."""
+    return quote(value, safe=_AS_IT_IS)
 
 
 def delay(attempts: int) -> float:
@@ -120,9 +127,10 @@ class Pusher:
         assert self._subscription.url is not None
         assert self._subscription.key is not None
         timestamp = int(time.time())
-        message_id = event.headers["ce-id"]
+        attributes = {name: header(value) for name, value in event.headers.items()}
+        message_id = attributes["ce-id"]
         headers = {
-            **event.headers,
+            **attributes,
             "Content-Type": "application/json",
             "webhook-id": message_id,
             "webhook-timestamp": str(timestamp),

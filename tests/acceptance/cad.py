@@ -7,6 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
+import orjson
+
+from shared import topics
+from shared.broker import Message
+from tests import witness
 
 STATES = ("en_route", "arrived", "on_board", "arrived_at_destination", "completed")
 
@@ -47,6 +52,7 @@ class Cad:
         async with session.get("/v1/events", params={"after": self.cursor, "wait": "20"}) as response:
             assert response.status == 200, await response.text()
             page = await response.json()
+            witness.answer("GET", "/v1/events", response.status, page)
         for event in page["events"]:
             await self._event(session, event)
         self.cursor = page["cursor"]
@@ -81,5 +87,7 @@ class Cad:
             "args": args,
             "actor": "cad",
         }
+        witness.message(topics.COMMANDS, Message(f"{word}.{told['customer_id']}", {}, orjson.dumps(body)))
         async with session.post("/v1/commands", json=body) as response:
             assert response.status in {200, 202}, await response.text()
+            witness.answer("POST", "/v1/commands", response.status, await response.json())

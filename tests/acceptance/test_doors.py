@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import os
+import random
+import sqlite3
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ import pytest
 from sandbox.server import Options, Sandbox
 from sandbox.trouble import Trouble
 from sandbox.verify import verify
+from shared.broker import Message
+from tests import witness
 from tests.acceptance.cad import STATES, Cad
-from tests.acceptance.test_rides import broadcast
+from tests.acceptance.test_rides import SOON, broadcast, taken
 from tests.brokers import emptied, until
 from tests.processes import Home, Process, command, free_port
+from tests.rabbit_node import Node
 
 TOKEN = "a-token-for-the-cad-of-acme"
 TRIPS = int(os.environ.get("RECEIVER_TEST_TRIPS", "40"))
@@ -63,6 +68,55 @@ async def test_a_cad_over_http_makes_trips_and_drives_them_to_completed_through_
         assert {result["result"] for result in cad.results} == {"done"}
         assert len({result["id"] for result in cad.results}) == 6 * TRIPS
         assert verify(sandbox.record) == []
+
+
+async def test_rabbitmq_and_a_cad_over_amqp_are_killed_again_and_again_and_no_trip_is_missing_or_doubled(
+    tmp_path: Path, mortal_rabbit: Node
+) -> None:
+    chance, file = random.Random(TRIPS), tmp_path / "cad.sqlite"
+    kills = sorted(chance.sample(range(TRIPS // 2, 5 * TRIPS), 3 * max(1, TRIPS // 100)))
+    async with Sandbox(Options(seed=6, attempt_delays=SOON)) as sandbox:
+        home = Home(tmp_path, sandbox, broker=mortal_rabbit.url)
+        home.customer("acme")
+        home.write(
+            '[ingress.spool]\npath = "spool.db"\n'
+            '[[subscriptions]]\nname = "cad"\ncustomers = ["acme"]\nacknowledges = true\n'
+        )
+        variables = {"AMQP_URL": mortal_rabbit.url, "CAD_FILE": str(file)}
+        cad = Process(home, "cad", module="tests.acceptance.amqp_cad", variables=variables)
+        async with Process(home, "run") as process, cad:
+            await process.ready()
+            broadcasting = asyncio.create_task(broadcast(sandbox, TRIPS, "acme", pause=0.02))
+            for number, kill in enumerate(kills):
+                await until(lambda kill=kill: len(sandbox.record.calls("state")) > kill, 60)  # type: ignore[misc]
+                await cad.kill()
+                if number % 3 == 1:
+                    await asyncio.to_thread(mortal_rabbit.kill)
+                    await asyncio.to_thread(mortal_rabbit.start)
+                await cad.__aenter__()
+            requests = await broadcasting
+            await until(lambda: len(rows(file, "SELECT id FROM results")) == 6 * TRIPS, 120)
+            await until(lambda: rows(file, "SELECT 1 FROM trips WHERE state != 'completed'") == [], 60)
+            assert await process.terminate() == 0
+        heard = rows(file, "SELECT exchange, key, headers, body FROM heard")
+        for exchange, key, headers, body in heard:
+            witness.message(exchange, Message(key, orjson.loads(headers), body))
+        assert taken(sandbox) == Counter({("acme", request): 1 for request in requests})
+        assert states_at_vectorcare(sandbox) == {request: list(STATES) for request in requests}
+        assert sorted(rows(file, "SELECT request FROM trips")) == sorted((request,) for request in requests)
+        assert set(rows(file, "SELECT result FROM results")) == {("done",)}
+        acknowledged = "SELECT service_request_id, state FROM commands WHERE command = 'acknowledge'"
+        assert sorted(rows(tmp_path / "receiver.db", acknowledged)) == sorted((request, "done") for request in requests)
+        assert verify(sandbox.record) == []
+
+
+def rows(file: Path, statement: str) -> list[tuple[Any, ...]]:
+    """What a file that another process writes holds; nothing where it has not begun."""
+    with contextlib.closing(sqlite3.connect(file, timeout=10)) as connection:
+        try:
+            return connection.execute(statement).fetchall()
+        except sqlite3.OperationalError:
+            return []
 
 
 async def test_a_cad_whose_data_were_wiped_is_given_every_open_trip_by_a_replay(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from sandbox.server import Options, Sandbox
-from tests import postgres_server, rabbit_node
+from shared import topics
+from shared.broker import Message
+from tests import postgres_server, rabbit_node, witness
 from tests.chaos.judge import Told
 from tests.processes import Home, Process
 from tests.proxy import Proxy, in_front_of
@@ -113,6 +115,8 @@ class House:
         """The dispatch system: takes outcomes by AMQP from whichever node answers; until cancelled."""
 
         async def take(incoming: AbstractIncomingMessage) -> None:
+            headers = {name: str(value) for name, value in incoming.headers.items()}
+            witness.message(topics.OUTCOMES, Message(incoming.routing_key or "", headers, incoming.body))
             self.told.note(orjson.loads(incoming.body))
             with contextlib.suppress(*CONNECTION_EXCEPTIONS):
                 await incoming.ack()
@@ -178,6 +182,8 @@ async def standing(plan: Plan, folder: Path, *, seed: int = 0) -> AsyncIterator[
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
+            if postgres is not None:
+                await asyncio.to_thread(witness.database, postgres, postgres.url)
             for result in results:
                 if isinstance(result, Exception):
                     raise result

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
@@ -24,15 +25,16 @@ from shared.postgresql import PostgreSQL
 from shared.sealing import Sealer
 from shared.settings import Settings
 from shared.topics import rfc3339
+from tests import witness
 from tests.brokers import Hands, embedded, until
 from tests.integration.test_vectorcare import Api, answer, api, customer, hang
-from tests.schemas import VALIDATORS, validate
+from tests.schemas import VALIDATORS
 from worker import app as workers
 from worker import pausing
 from worker.assignment import State, Step
 from worker.ledger import Ledger
 from worker.notify import Notifier
-from worker.tables import acknowledgements, audit, capacities
+from worker.tables import acknowledgements, audit, capacities, commands
 
 __all__ = ["api"]
 OURS = ("VC-1", "VC-2")
@@ -70,14 +72,14 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def stage(
-    api: Api, folder: Path, call_seconds: float = 5.0, store: Database | None = None
+    api: Api, folder: Path, call_seconds: float = 5.0, store: Database | None = None, in_flight: int = 8
 ) -> AsyncIterator[Stage]:
     """Everything but the process: real store, real broker, real HTTP."""
     mine = customer(api)
     customers = {"acme": mine, "birch": dataclasses.replace(mine, customer_id="birch")}
     store = store or Engine(folder / "store.db")
     await workers.migrate(store)
-    ledger = Ledger(store, Sealer(), {})
+    ledger = Ledger(store, Sealer(), {"acme": "uat"})
     for request in (*OURS, HELD):
         await ledger.step(
             "acme",
@@ -95,7 +97,9 @@ async def stage(
     configuration = Settings().model_copy(
         update={
             "declared": frozenset({"acme", "birch", "broken"}),
-            "worker": Settings().worker.model_copy(update={"call_seconds": call_seconds}),
+            "worker": Settings().worker.model_copy(
+                update={"call_seconds": call_seconds, "in_flight_per_customer": in_flight}
+            ),
         }
     )
     async with embedded(folder / "broker.db")() as broker:
@@ -115,9 +119,7 @@ async def stage(
                 delivery = await hands.next(1000)
                 await delivery.ack()
                 body = orjson.loads(delivery.message.body)
-                validate(body)
-                assert delivery.message.headers["ce-id"] == f"{body['customer_id']}/command/{body['id']}"
-                assert delivery.message.routing_key == f"command.{body['result']}.{body['customer_id']}"
+                witness.message(topics.OUTCOMES, delivery.message)
                 each.heard.append(body)
 
         listening = asyncio.create_task(listen())
@@ -189,6 +191,30 @@ async def test_states_reach_vectorcare_in_the_order_of_their_own_times_through_a
     names = [orjson.loads(body)["name"] for body in on.calls("state")]
     assert names == ["en_route", "en_route", "en_route", "arrived", "on_board"]
     assert {(result["id"], result["result"]) for result in results} == {(f"id-{number}", "done") for number in range(3)}
+
+
+async def test_a_state_that_waits_behind_a_slow_call_is_not_overtaken_by_a_later_one(api: Api, tmp_path: Path) -> None:
+    answering = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await answering.wait()
+        return await answer(201, {})(request)
+
+    api.answers = [slow, answer(201, {})]
+    async with stage(api, tmp_path, call_seconds=30, in_flight=1) as on:
+        await on.send("state.acme", state(1, "en_route", 9, service_request_id="VC-2"))
+        await until(lambda: api.calls, 10)
+        await on.send("state.acme", state(2, "en_route", 5))
+        written = select(commands.c.id).where(commands.c.id == "id-2")
+        async with asyncio.timeout(10):
+            while not await on.store.read(lambda connection: connection.scalar(written)):
+                await asyncio.sleep(0.01)
+        answering.set()
+        await on.send("state.acme", state(3, "arrived", 4))
+        results = await on.results(3, 30)
+    sent = [orjson.loads(body)["name"] for line, _, body in api.calls if "/VC-1/" in line]
+    assert sent == ["en_route", "arrived"]
+    assert {result["code"] for result in results} == {"done"}
 
 
 async def test_what_vectorcare_refuses_is_told_back_with_its_code_and_the_next_state_goes_on(

@@ -21,6 +21,7 @@ from shared import topics
 from shared.broker import Broker
 from shared.configuration import load as load_settings
 from shared.settings import Settings
+from tests import witness
 from tests.brokers import Hands, OpenBroker, embedded, emptied, rabbitmq
 from tests.webhooks import envelope, public_key, sign
 
@@ -69,6 +70,7 @@ class Ingress:
             each.cancel()
         delivery = done.pop().result()
         await delivery.ack()
+        witness.message(topics.WEBHOOKS, delivery.message)
         return delivery.message.routing_key, delivery.message.body
 
     async def nothing_published(self) -> bool:

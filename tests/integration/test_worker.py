@@ -78,7 +78,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 
 async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_itself(store: Database) -> None:
-    ledger = Ledger(store, Sealer(), {})
+    ledger = Ledger(store, Sealer(), {"acme": "uat"})
     assert await offer(ledger, "VC-1", ACCEPT) == (0, 0)
     assert await offer(ledger, "VC-2", ACCEPT) == (1, 1)
     await answer(ledger, "VC-1", Answered.TAKEN)
@@ -95,7 +95,7 @@ async def test_the_load_counts_what_is_taken_or_under_way_and_never_the_request_
 
 
 async def test_offers_that_many_decide_at_once_never_take_more_than_there_is_room_for(store: Database) -> None:
-    ledger = Ledger(store, Sealer(), {})
+    ledger = Ledger(store, Sealer(), {"acme": "uat"})
     accepting: list[str] = []
 
     async def decide(request: str, copy: int) -> None:
@@ -146,8 +146,8 @@ async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
     store: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost, kept = Sealer([os.urandom(32)]), Sealer([os.urandom(32)])
-    await offer(Ledger(store, lost, {}), "VC-1", HOLD)
-    await offer(Ledger(store, kept, {}), "VC-2", HOLD)
+    await offer(Ledger(store, lost, {"acme": "uat"}), "VC-1", HOLD)
+    await offer(Ledger(store, kept, {"acme": "uat"}), "VC-2", HOLD)
     async with embedded(tmp_path / "broker.db")() as broker:
         hands = Hands()
         await broker.consume("dispatch", 10, hands)
@@ -165,7 +165,7 @@ async def test_an_outcome_that_cannot_be_opened_waits_and_stops_no_other(
 
 
 async def test_outcomes_left_behind_are_published_by_the_next_process(store: Database, tmp_path: Path) -> None:
-    ledger = Ledger(store, Sealer(), {})
+    ledger = Ledger(store, Sealer(), {"acme": "uat"})
     for number in range(3):
         await offer(ledger, f"VC-{number}", HOLD)
     async with embedded(tmp_path / "broker.db")() as broker:

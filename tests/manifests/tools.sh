@@ -1,5 +1,5 @@
 #!/bin/sh
-# Puts the tools that judge manifests into the folder given: kubectl, kubernetes-validate, checkov, hadolint, published shapes.
+# Puts the tools that judge manifests into the folder given: kubectl, kubernetes-validate, checkov, hadolint, published schemas.
 set -eu
 tools=$1
 here=$(cd "$(dirname "$0")" && pwd)

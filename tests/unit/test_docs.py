@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import prometheus_client
 import pytest
+import schemathesis
 import typer.main
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
@@ -152,6 +153,15 @@ def test_every_reference_of_the_published_contracts_leads_somewhere(name: str) -
                 found = found[step]
         else:
             assert document(reference.removeprefix("./").removesuffix(".json"))
+
+
+def test_the_openapi_document_is_valid_by_the_specification() -> None:
+    contract = document("client-openapi")
+    assert contract["openapi"] == "3.1.0"
+    schemathesis.openapi.from_dict(contract).validate()
+    broken = contract | {"paths": {"/v1": {"get": {"parameters": [{"name": "after", "in": "body"}]}}}}
+    with pytest.raises(Exception, match='"body" is not one of'):
+        schemathesis.openapi.from_dict(broken).validate()
 
 
 def test_the_asyncapi_document_names_our_exchanges_and_all_that_is_asked_or_told() -> None:
