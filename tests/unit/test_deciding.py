@@ -242,6 +242,15 @@ def test_another_person_waits_for_an_unknown_accept_and_tells_of_it_where_nobody
     assert (first.outcomes, first.result and first.result.code) == ((), "unconfirmed_accept")
 
 
+def test_a_decline_that_hung_waits_for_the_accept_that_was_made_in_its_place() -> None:
+    declining = wished(offered(NEW, OFFER, HOLD).known, Call.DECLINE)
+    unknown = answered(offered(declining.known, OFFER, now=NOW + 20), OFFER, Answered.UNKNOWN, now=NOW + 21).known
+    late = person_answered(replace(declining, known=unknown), Answered.GONE, now=NOW + 22)
+    assert late.result is None
+    again = wished(late.known, Call.DECLINE, now=NOW + 24)
+    assert (again.call, again.result, again.known.uncertain_since) == (None, None, NOW + 21)
+
+
 def test_a_refusal_long_after_an_unknown_accept_is_told_at_once() -> None:
     unknown = person_answered(wished(offered(NEW, OFFER, HOLD).known), Answered.UNKNOWN).known
     untold = wished(unknown, now=NOW + 200).known

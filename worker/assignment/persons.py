@@ -58,14 +58,8 @@ def wished(
         return Step(known, f"refused_{refusal.code}", result=refusal)
     if _is_too_late(wish, now) and not (began and known.uncertain_since is not None):
         return _refused(known, "expired", "its not_after has passed")
-    if not began and known.uncertain_since is not None and known.settled != known.newest:
-        again = Settle(LOOK_AGAIN, counted=False)
-        if left(known, rules, now) <= 0:
-            return replace(unconfirmed(known, None), settle=again)
-        if wish.call is not Call.ACCEPT or known.decided_by == PERSON:
-            # Who sent that accept waits for its answer. Two persons who took it from each other would never end, and
-            # a decline would end the wait. In a rule's place a person may accept.
-            return Step(known, "call_under_way", settle=again)
+    if not (began and wish.call is Call.ACCEPT) and (unknown := _of_an_unknown_accept(known, wish, rules, now)):
+        return unknown
     if wish.call is not Call.DECLINE and paused():
         if began and known.uncertain_since is not None:
             # It may have been taken: this command stays to see what became of it.
@@ -112,6 +106,20 @@ def _came_to_an_end(known: Assignment, wish: Wish, rules: Rules, now: float) -> 
             return Step(known, "told_already", result=_UNCONFIRMED)
         return replace(unconfirmed(known, None), result=_UNCONFIRMED)
     return None
+
+
+def _of_an_unknown_accept(known: Assignment, wish: Wish, rules: Rules, now: float) -> Step | None:
+    """Who sent an accept whose effect is not known waits for it. Two persons who took it from each other would never
+    end, and a decline would end the wait; in a rule's place a person may accept. Where its time is up, whoever comes
+    first tells of it."""
+    if known.uncertain_since is None or known.settled == known.newest:
+        return None
+    again = Settle(LOOK_AGAIN, counted=False)
+    if left(known, rules, now) <= 0:
+        return replace(unconfirmed(known, None), settle=again)
+    if wish.call is Call.ACCEPT and known.decided_by != PERSON:
+        return None
+    return Step(known, "call_under_way", settle=again)
 
 
 def _refusal(known: Assignment, wish: Wish, now: float) -> Result | None:
