@@ -28,7 +28,7 @@ COLUMNS = (
 def main(
     fault: Annotated[list[str] | None, typer.Option(help="This one alone; may be repeated. None: all.")] = None,
     seconds: Annotated[float, typer.Option(help="How long each lasts; 0: as long as the issue asks for.")] = 10.0,
-    rate: Annotated[float, typer.Option(help="Broadcasts a second.")] = 200.0,
+    rate: Annotated[float, typer.Option(help="Broadcasts a second; each is two webhooks.")] = 100.0,
     minutes: Annotated[float, typer.Option("--mixed", help="So many minutes of faults at random instead.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the random moments.")] = 0,
     output: Annotated[Path, typer.Option("--json", help="Where the result goes.")] = Path("chaos.json"),

@@ -83,6 +83,8 @@ def _chain(key: Key, told: list[dict[str, Any]], known: Assignment) -> Iterator[
             yield f"outcome {number} is told as {body['id']}, revision {body['revision']}"
         if body["previous_state"] != previous:
             yield f"outcome {number} follows {previous} and says {body['previous_state']}"
+        if body["state"] == "accepting" and previous in OURS:
+            yield "what was ours was told as accepting"
         if body["state"] == "closed" and previous in OURS:
             yield "what was ours was told as closed"
         previous = body["state"]
@@ -126,7 +128,9 @@ def _at(body: dict[str, Any]) -> float:
 
 def _counted(party: Party, told: list[dict[str, Any]]) -> Iterator[str]:
     accepted = sum(body["state"] == "accepting" for body in told)
-    if accepted > party.spells:
+    # A webhook that says that it was taken from us, and comes after our accept was taken, may tell of a time before it.
+    released = sum(body["state"] == "released" for body in told)
+    if accepted > party.spells + released:
         yield f"told as taken {accepted} times, and it was given {party.spells} times"
 
 
