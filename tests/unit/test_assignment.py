@@ -233,13 +233,16 @@ def test_an_event_that_a_retry_has_restamped_is_the_same_event() -> None:
     assert offered(held.known, restamped, ACCEPT).note == "duplicate"
 
 
-@pytest.mark.parametrize("status", ["UNAVAILABLE", "COMPLETED"])
-def test_a_late_yes_does_not_revive_what_a_newer_webhook_has_ended(status: str) -> None:
-    end: Any = assignment.ended if status == "UNAVAILABLE" else assignment.completed
-    more = () if status == "UNAVAILABLE" else (NO_PARTICULARS,)
-    over = end(INTENDED.known, webhook(2, status), *more, rules=RULES)
+def test_a_late_yes_does_not_revive_what_a_newer_webhook_has_ended() -> None:
+    over = assignment.ended(INTENDED.known, webhook(2, "UNAVAILABLE"), rules=RULES)
     late = answered(replace(INTENDED, known=over.known), OFFER, Answered.TAKEN)
     assert (told(late), late.known.ours, late.outcomes[0].needs_attention) == (["released"], False, True)
+
+
+def test_a_late_yes_to_a_trip_that_is_completed_by_now_adds_nothing() -> None:
+    over = assignment.completed(INTENDED.known, webhook(2, "COMPLETED"), NO_PARTICULARS, rules=RULES)
+    late = answered(replace(INTENDED, known=over.known), OFFER, Answered.TAKEN)
+    assert (told(late), late.known.state, late.settle.after) == ([], "completed", None)
 
 
 def test_an_accept_that_is_taken_twice_is_told_once() -> None:

@@ -128,9 +128,9 @@ def _not_permitted(known: Assignment, event: Event | None, attempts: int) -> Ste
 
 
 def _taken(known: Assignment, event: Event | None, rules: Rules, now: float) -> Step:
-    if known.confirmed:
+    if known.confirmed or known.newest_status is Status.COMPLETED:
         return Step(known, "confirmed_already")
-    if known.newest_status in {Status.UNAVAILABLE, Status.COMPLETED}:
+    if known.newest_status is Status.UNAVAILABLE:
         reason = "VectorCare took our accept after it had said that the request is gone"
         return tell(known, event, State.RELEASED, "other", reason, needs_attention=True)
     if known.ours:
