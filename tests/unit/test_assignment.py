@@ -1,7 +1,6 @@
 """The state machine: every answer by name, and what may never happen whatever the order of things."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import settings
