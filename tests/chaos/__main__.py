@@ -21,7 +21,7 @@ from tests.chaos.trial import Result, alone, mixed
 _console = Console()
 COLUMNS = (
     *("fault", "seconds", "rate", "webhooks", "2xx", "503", "no answer", "undelivered", "slowest", "spooled"),
-    *("accepts", "lost", "doubled", "parked", "settled", ""),
+    *("accepts", "unconfirmed", "lost", "doubled", "parked", "settled", ""),
 )
 
 
@@ -102,7 +102,8 @@ def _row(result: Result) -> list[str]:
     v = result.verdict
     cells = (
         *(result.fault, result.seconds, result.rate, v.webhooks, v.taken, v.refused, v.unanswered, v.undelivered),
-        *(v.slowest, result.spooled, v.accepts, len(v.lost), len(v.doubled), v.parked, result.settled),
+        *(v.slowest, result.spooled, v.accepts, v.unconfirmed, len(v.lost), len(v.doubled), v.parked),
+        result.settled,
     )
     return [*map(str, cells), "ok" if result.holds else "FAILED"]
 

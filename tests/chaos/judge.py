@@ -18,7 +18,8 @@ Trip = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a trial came to. `undelivered`: events that no attempt was answered 2xx for; nothing is promised of them."""
+    """What a trial came to. `undelivered`: events that no attempt was answered 2xx for; nothing is promised of them.
+    `unconfirmed`: offers that were not accepted, and of which a person was told that they may have been."""
 
     webhooks: int = 0
     taken: int = 0
@@ -27,6 +28,7 @@ class Verdict:
     undelivered: int = 0
     slowest: float = 0.0
     accepts: int = 0
+    unconfirmed: int = 0
     lost: tuple[str, ...] = ()
     doubled: tuple[str, ...] = ()
     parked: int = 0
@@ -82,6 +84,11 @@ def judge(entries: Sequence[Entry], told: Told, parked: int, malformed: range) -
         undelivered=len(events) - len(taken),
         slowest=max((each.seconds for each in webhooks if _was_answered_or_hung(each)), default=0.0),
         accepts=sum(effects.values()),
+        unconfirmed=sum(
+            _is_unconfirmed(outcomes[-1])
+            for trip in {(each.receiver, each.request_id) for each in taken} - effects.keys()
+            if (outcomes := told.of(trip))
+        ),
         lost=tuple(_lost(taken, effects, told)),
         doubled=(
             *(f"{finding.wrong}: {finding.request_id}" for finding in findings if finding.wrong in _WRONGS),
@@ -107,12 +114,19 @@ def _lost(taken: Iterable[WebhookAttempt], effects: Counter[Trip], told: Told) -
         outcomes = told.of(trip)
         if not outcomes:
             yield f"{event.status} {event.request_id}: nothing was told"
+        elif not effects[trip] and _is_unconfirmed(outcomes[-1]):
+            continue
         elif not effects[trip]:
             yield f"{event.status} {event.request_id}: not accepted, {outcomes[-1]['state']}"
         elif event.status == Status.ASSIGNED and not (
             outcomes[-1]["state"] == "assigned" and outcomes[-1]["confirmed"]
         ):
             yield f"{event.status} {event.request_id}: told as {outcomes[-1]['state']}"
+
+
+def _is_unconfirmed(outcome: dict[str, Any]) -> bool:
+    """What is promised of an accept whose effect is not known for `confirm_within`: a person is told to look."""
+    return outcome["reason_code"] == "unconfirmed_accept" and bool(outcome["needs_attention"])
 
 
 def _repeated(trips: Iterable[Trip], told: Told) -> Iterable[str]:

@@ -56,7 +56,7 @@ def _accept(at: float, status: int = 201) -> ApiCall:
     )  # fmt: skip
 
 
-def _told(*states: str) -> Told:
+def _told(*states: str, code: str = "rule") -> Told:
     told = Told()
     for revision, state in enumerate(states, 1):
         told.note(
@@ -67,6 +67,8 @@ def _told(*states: str) -> Told:
                 "revision": revision,
                 "state": state,
                 "confirmed": state == "assigned",
+                "reason_code": code,
+                "needs_attention": code == "unconfirmed_accept",
             }
         )
     return told
@@ -95,6 +97,11 @@ def test_the_judge_finds_nothing_where_an_offer_became_a_trip() -> None:
 )
 def test_the_judge_finds(entries: list[Entry], told: tuple[str, ...], parked: int) -> None:
     assert not judge(entries, _told(*told), parked, range(0)).holds
+
+
+def test_the_judge_counts_an_offer_of_which_a_person_was_told_that_it_may_have_been_accepted() -> None:
+    verdict = judge([FINE[0], _accept(1.1, 500)], _told("held", code="unconfirmed_accept"), 0, range(0))
+    assert (verdict.holds, verdict.accepts, verdict.unconfirmed) == (True, 0, 1)
 
 
 def test_the_judge_finds_one_outcome_that_was_told_in_two_ways() -> None:
