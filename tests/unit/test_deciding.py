@@ -267,6 +267,25 @@ def test_a_decline_that_is_taken_proves_that_no_accept_was() -> None:
     assert (declined.known.uncertain_since, declined.closes) == (None, (assignment.Gap.ANSWER,))
 
 
+@pytest.mark.parametrize("kind", [Answered.TAKEN, Answered.GONE, Answered.UNKNOWN])
+def test_a_decline_whose_webhook_overtakes_its_answer_is_done(kind: Answered) -> None:
+    declining = wished(offered(NEW, OFFER, HOLD).known, Call.DECLINE)
+    over = assignment.ended(declining.known, webhook(12, "UNAVAILABLE", "BROADCAST_DECLINED"), rules=RULES)
+    late = person_answered(replace(declining, known=over.known), kind)
+    assert late.result is not None
+    assert (late.outcomes, late.result.ending, late.result.code) == ((), "done", "declined")
+
+
+def test_a_superseded_accept_of_an_open_offer_says_what_vectorcare_answered() -> None:
+    hanging = wished(offered(NEW, OFFER, HOLD).known)
+    other = assignment.wished(
+        hanging.known, Wish("c-1", Call.ACCEPT, "ann"), paused=lambda: False, rules=RULES, intent_id="2", now=NOW + 20
+    )
+    late = person_answered(replace(hanging, known=other.known), Answered.UNKNOWN)
+    assert late.result is not None
+    assert late.result.code == "unknown"
+
+
 def test_a_lost_race_of_before_does_not_end_a_persons_accept_whose_process_died() -> None:
     lost = answered(offered(NEW, OFFER), OFFER, Answered.GONE).known
     dead = wished(lost, now=NOW + 10)

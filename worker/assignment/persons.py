@@ -75,13 +75,12 @@ def wished(
 
 def wish_answered(step: Step, call: Call, answer: Answer) -> Step:
     """The step of an answer (`worker.assignment.answers`), with the result of the command that made the call."""
-    if step.note == "superseded":
-        taken = step.known.ours and call is Call.ACCEPT
-        return replace(step, result=_DONE[call] if taken else _FAILED[Answered.GONE])
     if step.note == "refused_while_ours" or answer.kind is Answered.TAKEN:
         return replace(step, result=_DONE[call])
     if step.settle.after is not None:
         return step
+    if step.note == "superseded" and not _is_open(step.known):
+        return replace(step, result=_gone(call))
     return replace(step, result=replace(_FAILED[answer.kind], vectorcare_code=answer.code))
 
 
@@ -95,12 +94,11 @@ def wish_looked_after(known: Assignment, wish: Wish, *, rules: Rules, now: float
 def _came_to_an_end(known: Assignment, wish: Wish, rules: Rules, now: float) -> Step | None:
     """What this command began has ended meanwhile, by a webhook or by silence."""
     if wish.call is not Call.ACCEPT:
-        ending = _DONE[Call.DECLINE] if wish.call is Call.DECLINE else _FAILED[Answered.GONE]
-        return None if _is_open(known) else Step(known, "gone_meanwhile", result=ending)
+        return None if _is_open(known) else Step(known, "gone_meanwhile", result=_gone(wish.call))
     if known.ours:
         return replace(looked_after(known, rules, now), result=_DONE[Call.ACCEPT])
     if not _is_open(known) or (known.state is State.LOST and known.settled == known.newest):
-        return Step(known, "gone_meanwhile", result=_FAILED[Answered.GONE])
+        return Step(known, "gone_meanwhile", result=_gone(wish.call))
     if known.uncertain_since is not None and left(known, rules, now) <= 0:
         if known.settled == known.newest:
             return Step(known, "told_already", result=_UNCONFIRMED)
@@ -132,6 +130,11 @@ def _refusal(known: Assignment, wish: Wish, now: float) -> Result | None:
     if not _is_open(known):
         return Result("refused", "not_open", "it is not offered to us")
     return None
+
+
+def _gone(call: Call) -> Result:
+    """The offer went away meanwhile, which is what a decline wants."""
+    return _DONE[call] if call is Call.DECLINE else _FAILED[Answered.GONE]
 
 
 def _is_too_late(wish: Wish, now: float) -> bool:
